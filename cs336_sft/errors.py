@@ -1,0 +1,39 @@
+"""Errors that a user can act on: what is wrong, where, and what to do about it.
+
+The command line prints them in one line and exits with status 2; a notebook shows the same text.
+"""
+
+from __future__ import annotations
+
+
+class CourseError(Exception):
+    """A mistake in the input or the set-up, with its remedy.
+
+    Args:
+        problem: what is wrong, naming the file, line or field.
+        remedy: what the user can do about it.
+
+    >>> print(CourseError("train.jsonl, line 3: no field 'answer'", "add the field or remove the line"))
+    train.jsonl, line 3: no field 'answer'. Remedy: add the field or remove the line.
+    """
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        self.problem = problem.rstrip(".")
+        self.remedy = remedy.rstrip(".")
+        super().__init__(f"{self.problem}. Remedy: {self.remedy}.")
+
+
+class DataError(CourseError):
+    """A data file or a record that can't be read."""
+
+
+class ConfigError(CourseError, ValueError):
+    """A field of a configuration with a value that makes no sense."""
+
+
+class ContextLengthError(CourseError, ValueError):
+    """Prompt length plus generation limit exceed what the model or the engine can hold."""
+
+
+class RunDirectoryError(CourseError):
+    """A run directory that can't be used: another run's, locked, or damaged."""

@@ -1,0 +1,40 @@
+"""The subprocess behind ``math_mode``: compares expressions with math-verify, one JSON line in, one out.
+
+Run as a script, with its memory limit in bytes as the only argument; it imports nothing of this package.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+
+def main(memory_bytes: int) -> None:
+    import resource
+
+    from math_verify import parse, verify
+
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            # Time limits are the parent's business: it kills this process.
+            truth, answer = (parse(f"\\boxed{{{request[key]}}}", parsing_timeout=None) for key in ("truth", "answer"))
+            reply = {
+                "equal": bool(truth and answer and verify(truth, answer, timeout_seconds=None)),
+                "reason": "compared",
+            }
+            if not answer:
+                reply["reason"] = "math-verify finds no expression in the answer"
+            elif not truth:
+                reply["reason"] = "math-verify finds no expression in the ground truth"
+        except MemoryError:
+            reply = {"equal": False, "reason": "out of memory"}
+        except Exception as error:  # model text can break a parser in any way; the verdict is then "not equal"
+            reply = {"equal": False, "reason": f"math-verify failed: {type(error).__name__}"}
+        print(json.dumps(reply), flush=True)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

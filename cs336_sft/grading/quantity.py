@@ -1,0 +1,125 @@
+"""The numeral itself: a run of digits, separators and exponent, a fraction, a mixed number, and what multiplies it.
+
+Everything is exact: a value is a ``fractions.Fraction``, and a numeral that can't be one is refused, never rounded.
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from cs336_sft.grading.words import MULTIPLIERS
+
+DIGIT_LIMIT = 300
+
+
+class Refusal(Exception):
+    """Why a span holds no number. Raised inside the reader; never leaves ``read_number``."""
+
+
+RUN = r"(?:\d+|\.\d+)(?:[.,\u2009]\d+)*(?:[eE][+-]?\d+)?"
+_START = re.compile(r"\d|(?<![A-Za-z.])\.\d")
+_QUANTITY = re.compile(
+    rf"(?P<a>{RUN})(?:\s*/\s*(?P<d>{RUN})|\s+(?:and\s+)?(?P<n>\d+)\s*/\s*(?P<m>\d+)"
+    r"|\s*[×x*]\s*10\s*\^\s*(?P<e>[+-]?\s*\d+))?"
+)
+_GROUPED = re.compile(r"[1-9]\d{0,2}(?:(?:,\d{3})+|(?:\u2009\d{3})+)(\.\d+)?|[1-9]\d?(?:,\d{2})+,\d{3}(\.\d+)?")
+_DECIMAL = re.compile(r"(\d*)(?:\.(\d+))?(?:[eE]([+-]?\d+))?")
+_MULTIPLIER = re.compile(rf"\s*-?({'|'.join(MULTIPLIERS)})s?(?![A-Za-z])", re.IGNORECASE)
+_MONEY_SUFFIX = re.compile(r"(k|mm|mn|m|bn|b)(?![A-Za-z\d])", re.IGNORECASE)
+_SUFFIX_VALUE = {"k": 10**3, "m": 10**6, "mm": 10**6, "mn": 10**6, "b": 10**9, "bn": 10**9}
+_AND_A_HALF = re.compile(r"\s+and\s+(?:a|one)[\s-]+half(?![A-Za-z])", re.IGNORECASE)
+
+
+def find_quantity(side: str) -> tuple[Fraction, str, str] | None:
+    """The first quantity in a text: its value without sign, what stands before it and what stands after it.
+
+    Raises:
+        Refusal: there are digits, but they are no number, or not one.
+
+    >>> find_quantity("about $3 1/4 a day")
+    (Fraction(13, 4), 'about $', ' a day')
+    """
+    start = _START.search(side)
+    if start is None:
+        return None
+    quantity = _QUANTITY.match(side, start.start())
+    assert quantity is not None  # _START is the beginning of _QUANTITY
+    left, right = side[: quantity.start()], side[quantity.end() :]
+    value = _value(quantity)
+    factor, right = _multiplier(left, right)
+    value *= factor
+    half = _AND_A_HALF.match(right)
+    if half and factor == 1 and value.denominator == 1:
+        value, right = value + Fraction(1, 2), right[half.end() :]
+    if any(c.isdigit() for c in right):
+        raise Refusal("more than one number")
+    return value, left, right
+
+
+def _value(quantity: re.Match[str]) -> Fraction:
+    a = decimal_value(quantity["a"])
+    if quantity["d"]:
+        return _ratio(a, decimal_value(quantity["d"]))
+    if quantity["n"]:
+        part = _ratio(decimal_value(quantity["n"]), decimal_value(quantity["m"]))
+        if a.denominator != 1 or part >= 1 or "e" in quantity["a"].lower():
+            raise Refusal("more than one number")
+        return a + part
+    if quantity["e"]:
+        exponent = quantity["e"].replace(" ", "")
+        if len(exponent) > 4 or abs(int(exponent)) > DIGIT_LIMIT:
+            raise Refusal("an exponent beyond the limit")
+        return a * Fraction(10) ** int(exponent)
+    return a
+
+
+def _ratio(top: Fraction, bottom: Fraction) -> Fraction:
+    if top.denominator != 1 or bottom.denominator != 1:
+        raise Refusal("a division that is not carried out")
+    if bottom == 0:
+        raise Refusal("a division by zero")
+    return top / bottom
+
+
+def decimal_value(run: str) -> Fraction:
+    """The exact value of a run of digits, separators and exponent.
+
+    Raises:
+        Refusal: too long, or its separators make no number.
+
+    >>> decimal_value("1,080.50")
+    Fraction(2161, 2)
+    """
+    if len(run) > DIGIT_LIMIT:
+        raise Refusal("a number of too many digits")
+    if "," in run or "\u2009" in run:
+        if not _GROUPED.fullmatch(run):
+            raise Refusal("a number whose separators do not part thousands")
+        run = run.replace(",", "").replace("\u2009", "")
+    parts = _DECIMAL.fullmatch(run)
+    if parts is None:
+        raise Refusal("a version number, date or list")
+    whole, decimals, exponent = parts[1], parts[2] or "", parts[3]
+    scale = -len(decimals)
+    if exponent:
+        if len(exponent) > 4 or abs(int(exponent)) > DIGIT_LIMIT:
+            raise Refusal("an exponent beyond the limit")
+        scale += int(exponent)
+    digits = int((whole + decimals) or "0")
+    return Fraction(digits * 10**scale) if scale >= 0 else Fraction(digits, 10**-scale)
+
+
+def _multiplier(left: str, right: str) -> tuple[int, str]:
+    suffix = _MONEY_SUFFIX.match(right)
+    if suffix and left.rstrip().endswith("$"):
+        return _SUFFIX_VALUE[suffix[1].lower()], right[suffix.end() :]
+    factor = 1
+    found = _MULTIPLIER.match(right)
+    while found:
+        factor *= MULTIPLIERS[found[1].lower()]
+        if factor > 10**DIGIT_LIMIT:
+            raise Refusal("a number of too many digits")
+        right = right[found.end() :]
+        found = _MULTIPLIER.match(right)
+    return factor, right

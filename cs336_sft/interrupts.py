@@ -1,0 +1,58 @@
+"""Ctrl-C that finishes what it is doing: a signal becomes a request that the training loop looks at between steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+
+class StopRequest:
+    """While entered, SIGINT (Ctrl-C, "interrupt the kernel") and SIGTERM set ``requested`` instead of ending the run.
+
+    A second one raises ``KeyboardInterrupt`` at once, and so does the first inside ``at_once()``. Signals reach only a
+    process's main thread; entered in another thread this does nothing.
+
+    >>> with StopRequest() as stop:
+    ...     signal.raise_signal(signal.SIGTERM)
+    ...     stop.requested
+    True
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._at_once = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._previous.items():
+            # None: the handler was not installed by Python and can't be put back from here.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous.clear()
+
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """For work that can be thrown away, such as an evaluation: raise rather than wait for its end."""
+        self._at_once = True
+        try:
+            yield
+        finally:
+            self._at_once = False
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.requested or self._at_once:
+            self.requested = True
+            raise KeyboardInterrupt
+        self.requested = True
+        # Not print: this may have interrupted a half-made print, which must not be entered twice.
+        os.write(2, b"\nStopping after this step (once more: at once)\n")

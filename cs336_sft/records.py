@@ -1,0 +1,124 @@
+"""The records that flow through the course, in one direction.
+
+``Problem`` -> prompt text -> ``Generation`` -> ``Graded`` -> metrics, or a training ``Example`` -> ``Batch`` -> loss.
+All are frozen dataclasses: nothing downstream can change what was measured upstream.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One word problem in GSM8K's form.
+
+    Attributes:
+        question: the text of the question.
+        answer: the whole reference answer: reasoning, with calculator annotations ``<<48/2=24>>``, and a last
+            line ``#### N``.
+        final: the final answer as a plain decimal string, without thousands separators (``"1080"``).
+        id: where it came from, stable between runs (``"gsm8k/train/17"``).
+        template: the situation template that made it, empty for GSM8K.
+
+    >>> Problem("2 + 3?", "2+3 = <<2+3=5>>5\\n#### 5", "5").final
+    '5'
+    """
+
+    question: str
+    answer: str
+    final: str
+    id: str = ""
+    template: str = ""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """One sampled continuation of a prompt.
+
+    Attributes:
+        prompt: the text that was continued.
+        token_ids: every generated id; the end-of-text id is included when it was produced, padding never.
+        text: the decoded continuation, without the end-of-text token, cut at a stop string if there was one.
+        finish_reason: ``"stop"`` for an end-of-text token or a stop string, ``"length"`` for the limit.
+        stop_reason: the stop string that ended it; None for end-of-text and for the limit.
+        sample: which of the ``n`` samples of its prompt this is, from 0.
+        logprobs: natural-log probability of each id under the model at temperature 1, or None if not asked for.
+        entropies: entropy in nats of the next-token distribution at each position at temperature 1, or None.
+
+    >>> Generation(prompt="Q", token_ids=(5, 0), text=" 5", finish_reason="stop").sample
+    0
+    """
+
+    prompt: str
+    token_ids: tuple[int, ...]
+    text: str
+    finish_reason: FinishReason
+    stop_reason: str | None = None
+    sample: int = 0
+    logprobs: tuple[float, ...] | None = None
+    entropies: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A generation beside its problem, with the verdicts (0.0 or 1.0 each).
+
+    Attributes:
+        format_reward: the demanded structure is there and complete.
+        answer_reward: the answer read from that structure equals the reference.
+        reward: ``format_reward * answer_reward``; what ``accuracy`` averages.
+        lenient: any readable final answer equals the reference; what ``accuracy_lenient`` averages.
+
+    >>> g = Generation(prompt="Q", token_ids=(5, 0), text=" 5", finish_reason="stop")
+    >>> problem = Problem("2 + 3?", "#### 5", "5")
+    >>> Graded(problem, g, format_reward=0.0, answer_reward=0.0, reward=0.0, lenient=1.0).lenient
+    1.0
+    """
+
+    problem: Problem
+    generation: Generation
+    format_reward: float
+    answer_reward: float
+    reward: float
+    lenient: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training sequence: the model sees both parts, the loss counts the response only.
+
+    Ids rather than text, so that expert iteration trains on exactly the tokens that were sampled.
+
+    >>> Example(prompt_ids=(7, 8), response_ids=(9, 0)).response_ids
+    (9, 0)
+    """
+
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.response_ids)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded tensors of one microbatch, each of shape ``[B, T]``.
+
+    Attributes:
+        input_ids: int64, the sequence without its last token.
+        labels: int64, the sequence without its first token: ``labels[b, t]`` is what position ``t`` must predict.
+        response_mask: bool, True where ``labels`` is a response token (end-of-text included, padding never).
+        attention_mask: bool, True on real tokens of ``input_ids``.
+    """
+
+    input_ids: torch.Tensor
+    labels: torch.Tensor
+    response_mask: torch.Tensor
+    attention_mask: torch.Tensor

@@ -1,0 +1,88 @@
+"""When things happen in a run: learning rate, evaluations and checkpoints, as pure functions of the step number.
+
+A step is one update of the weights; steps are counted from 1, and 0 is the model before training. Since nothing here
+has a state, a resumed run needs only the number of the last finished step.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+Schedule = Literal["constant", "cosine", "linear"]
+
+
+def total_steps(n_examples: int, batch_size: int, epochs: int, max_steps: int | None = None) -> int:
+    """Steps of the whole run. ``max_steps``, where given, replaces ``epochs``; an incomplete batch is a step.
+
+    >>> total_steps(512, 8, epochs=3), total_steps(513, 8, epochs=3), total_steps(512, 8, epochs=3, max_steps=20)
+    (192, 195, 20)
+    """
+    return epochs * math.ceil(n_examples / batch_size) if max_steps is None else max_steps
+
+
+def warmup_steps(warmup: int | float, total: int) -> int:
+    """Steps of warm-up: an int counts steps, a float is a share of the run (rounded up).
+
+    >>> warmup_steps(10, total=192), warmup_steps(0.05, total=192), warmup_steps(0.0, total=192)
+    (10, 10, 0)
+    """
+    return warmup if isinstance(warmup, int) else math.ceil(warmup * total)
+
+
+def lr_factor(step: int, total: int, schedule: Schedule = "constant", warmup: int = 0) -> float:
+    """What the peak learning rate is multiplied by at ``step`` (1 to ``total``).
+
+    During the warm-up it rises in equal parts to 1, which step ``warmup`` has. Then it stays at 1, or falls to 0 along
+    a line or half a cosine; 0 would be step ``total + 1``, so that the last step still moves the weights.
+
+    >>> [lr_factor(step, total=6, warmup=2) for step in range(1, 7)]
+    [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
+    >>> [lr_factor(step, total=5, schedule="linear", warmup=1) for step in range(1, 6)]
+    [1.0, 0.8, 0.6, 0.4, 0.2]
+    >>> [round(lr_factor(step, total=4, schedule="cosine", warmup=1), 3) for step in range(1, 5)]
+    [1.0, 0.854, 0.5, 0.146]
+    """
+    if step < warmup:
+        return step / warmup
+    first = max(warmup, 1)  # the step that has the peak
+    left = (total + 1 - step) / (total + 1 - first)  # 1 at the peak, 0 just after the last step
+    if schedule == "linear":
+        return left
+    if schedule == "cosine":
+        return 0.5 * (1.0 - math.cos(math.pi * left))
+    return 1.0
+
+
+def evaluation_steps(total: int, cadence: int | Literal["log"] | None) -> tuple[int, ...]:
+    """The steps after which to evaluate: always 0 and the last, and between them what ``cadence`` says.
+
+    Args:
+        total: steps of the run.
+        cadence: every so many steps; ``"log"`` doubles the distance each time, which shows an early peak for a
+            handful of evaluations; None adds nothing.
+
+    >>> evaluation_steps(20, "log")
+    (0, 1, 2, 4, 8, 16, 20)
+    >>> evaluation_steps(20, 8)
+    (0, 8, 16, 20)
+    >>> evaluation_steps(20, None)
+    (0, 20)
+    """
+    if cadence is None:
+        between: set[int] = set()
+    elif cadence == "log":
+        between = {2**k for k in range(total.bit_length()) if 2**k < total}
+    else:
+        between = set(range(cadence, total, cadence))
+    return tuple(sorted({0, total} | between))
+
+
+def checkpoint_steps(total: int, cadence: int | Literal["epoch"], steps_per_epoch: int) -> tuple[int, ...]:
+    """The steps after which to write a checkpoint: every ``cadence`` steps or every epoch, and the last.
+
+    >>> checkpoint_steps(20, 8, steps_per_epoch=6), checkpoint_steps(20, "epoch", steps_per_epoch=6)
+    ((8, 16, 20), (6, 12, 18, 20))
+    """
+    every = steps_per_epoch if cadence == "epoch" else cadence
+    return tuple(sorted({*range(every, total, every), total}))

@@ -1,0 +1,200 @@
+"""One optimizer step of supervised fine-tuning: microbatches in, changed weights and a record of numbers out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+
+from cs336_sft.batching import deal, split_microbatches
+from cs336_sft.errors import CourseError
+from cs336_sft.logprobs import compute_entropy
+from cs336_sft.losses import sft_microbatch_train_step, token_weighted_loss
+from cs336_sft.records import Batch, Example
+from cs336_sft.run_files import Record
+from cs336_sft.sft_config import SFTConfig
+from cs336_sft.tokenization import collate
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+class NonFiniteLossError(CourseError):
+    """The loss or the gradient became nan or infinite.
+
+    Attributes:
+        step: the step, whose update was not made.
+        indices: the examples of the step, as indices into the training examples.
+    """
+
+    def __init__(self, step: int, indices: Sequence[int], numbers: str) -> None:
+        super().__init__(
+            f"step {step}: {numbers}; the weights are those of step {step - 1}",
+            "lower learning_rate or lengthen warmup; if it happens at step 1, look at the examples and the weights",
+        )
+        self.step = step
+        self.indices = tuple(indices)
+
+
+def make_optimizer(model: torch.nn.Module, config: SFTConfig) -> torch.optim.AdamW:
+    """AdamW over the parameters that are trained. Weight decay is for matrices: biases and norms have another scale.
+
+    >>> optimizer = make_optimizer(torch.nn.Linear(2, 1), SFTConfig(weight_decay=0.1))
+    >>> [(group["weight_decay"], len(group["params"])) for group in optimizer.param_groups]
+    [(0.1, 1), (0.0, 1)]
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.dim() >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    # fused: one pass over memory for the whole update instead of a dozen.
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=config.learning_rate, betas=config.betas, fused=True
+    )
+
+
+def response_log_probs(
+    model: torch.nn.Module, batch: Batch, with_entropy: bool = False
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Log-probabilities of the response tokens, computed only where they are.
+
+    Equal to ``get_response_log_probs`` under the mask, with two savings. The output head, the largest matrix of a
+    small model, skips the columns left of the batch's first response token (``logits_to_keep``, a Hugging Face
+    argument that counts columns from the right). And no attention mask is built: with padding on the right, causal
+    attention never lets a real token see a padded one.
+
+    Args:
+        model: a Hugging Face causal language model.
+        batch: tensors of ``[B, T]``, padded on the right.
+        with_entropy: also give the entropy of each next-token distribution, without a graph.
+
+    Returns:
+        ``(log_probs, mask, entropy)``, each ``[B, K]`` for the last ``K`` columns, in nats; log-probabilities outside
+        the mask are 0. ``entropy`` is None unless asked for.
+    """
+    columns = batch.response_mask.any(dim=0)  # [T]
+    width = columns.numel()
+    kept = width - int(columns.int().argmax()) if columns.any() else 1
+    mask, labels = batch.response_mask[:, -kept:], batch.labels[:, -kept:]  # [B, K]
+    logits = model(input_ids=batch.input_ids, use_cache=False, logits_to_keep=kept).logits  # [B, K, V]
+    entropy = compute_entropy(logits.detach()) if with_entropy else None  # [B, K]
+    if logits.dtype in (torch.bfloat16, torch.float16):
+        logits = logits.float()
+    losses = F.cross_entropy(
+        logits.flatten(0, 1), labels.masked_fill(~mask, -100).flatten(), ignore_index=-100, reduction="none"
+    )
+    return -losses.view_as(labels), mask, entropy
+
+
+class SFTStep:
+    """Makes optimizer steps; holds what stays the same between them."""
+
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        examples: Sequence[Example],
+        config: SFTConfig,
+        pad_id: int,
+    ) -> None:
+        self.accelerator, self.model, self.optimizer = accelerator, model, optimizer
+        self.examples, self.config, self.pad_id = examples, config, pad_id
+        self.lengths = [len(example) for example in examples]
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+
+    def run(self, step: int, indices: Sequence[int], lr: float) -> Record:
+        """Update the weights on the examples ``indices`` (the whole step's, over all processes).
+
+        Raises:
+            NonFiniteLossError: loss or gradient is nan or infinite; the weights were not changed.
+        """
+        began = time.perf_counter()
+        config, world_size = self.config, self.accelerator.num_processes
+        torch.manual_seed(_step_seed(config.seed, step, self.accelerator.process_index))  # for dropout
+        with_entropy = config.entropy_every is not None and step % config.entropy_every == 0
+
+        microbatches = self._microbatches(indices)
+        # The divisor is the number of target tokens of the whole step: of all microbatches and all processes.
+        targets = self._sum_over_processes(sum(batch.response_mask.sum() for batch in microbatches))
+        totals = torch.zeros(3, device=self.accelerator.device)  # mean NLL, handout's loss, mean entropy
+        for number, batch in enumerate(microbatches, start=1):
+            # Several processes exchange gradients once, in the last microbatch's backward.
+            is_last = number == len(microbatches)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                totals += self._microbatch(batch, targets, len(microbatches), with_entropy)
+        norm = self.accelerator.clip_grad_norm_(self._parameters, config.max_grad_norm or math.inf)
+        totals = self._sum_over_processes(totals)
+        loss, handout_loss, entropy, grad_norm = [*totals.tolist(), float(norm)]
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise NonFiniteLossError(step, indices, f"loss {loss}, gradient norm {grad_norm}")
+
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+        seconds = time.perf_counter() - began
+        tokens = sum(self.lengths[index] for index in indices)
+        record: Record = {
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": grad_norm,
+            "clipped": int(config.max_grad_norm is not None and grad_norm > config.max_grad_norm),
+            "target_tokens": int(targets),
+            "tokens": tokens,
+        }
+        if with_entropy:
+            record["entropy"] = entropy
+        if config.normalization == "handout":
+            record["handout_loss"] = handout_loss / world_size
+        return record | {"seconds": seconds, "tokens_per_second": tokens / seconds}
+
+    def _microbatch(self, batch: Batch, targets: torch.Tensor, n_microbatches: int, with_entropy: bool) -> torch.Tensor:
+        """Forward and backward. Returns this microbatch's share of the step's numbers, ``[3]``."""
+        log_probs, mask, entropy = response_log_probs(self.model, batch, with_entropy)
+        handout_loss = torch.zeros((), device=log_probs.device)
+        if self.config.normalization == "handout":
+            handout_loss, _ = sft_microbatch_train_step(log_probs, mask, n_microbatches, self.config.normalize_constant)
+            nll = token_weighted_loss(log_probs.detach(), mask, targets)
+        else:
+            nll = token_weighted_loss(log_probs, mask, targets)
+            # DistributedDataParallel averages gradients over the processes; ours are to be added up.
+            self.accelerator.backward(nll * self.accelerator.num_processes)
+        mean_entropy = torch.where(mask, entropy, 0.0).sum() / targets if entropy is not None else nll.new_zeros(())
+        return torch.stack([nll.detach().float(), handout_loss.float(), mean_entropy.float()])
+
+    def _microbatches(self, indices: Sequence[int]) -> list[Batch]:
+        """This process's share of the step, on its device."""
+        world_size = self.accelerator.num_processes
+        own = deal(indices, self.lengths, self.accelerator.process_index, world_size)
+        # Every process must take part in the exchange of gradients, so one without a share of its own goes through
+        # the motions with an example that counts nothing.
+        idle = not own
+        parts = split_microbatches(
+            indices[:1] if idle else own,
+            self.lengths,
+            max_sequences=self.config.micro_batch_size,
+            max_tokens=self.config.micro_batch_tokens,
+        )
+        batches = [collate([self.examples[index] for index in part], self.pad_id) for part in parts]
+        if idle:
+            batches = [replace(b, response_mask=torch.zeros_like(b.response_mask)) for b in batches]
+        device = self.accelerator.device
+        return [Batch(**{name: tensor.to(device) for name, tensor in vars(batch).items()}) for batch in batches]
+
+    def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(value, "sum") if self.accelerator.num_processes > 1 else value
+
+
+def _step_seed(seed: int, step: int, process: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{process}".encode()).digest()[:7])

@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cs336_sft.batching import deal, epoch_batches, padding_share, split_microbatches
+
+LENGTHS = [20 + (37 * i) % 211 for i in range(513)]
+lengths_strategy = st.lists(st.integers(1, 300), min_size=1, max_size=120)
+
+
+@given(lengths_strategy, st.integers(1, 17), st.integers(0, 9), st.integers(0, 3), st.integers(1, 5))
+def test_every_example_exactly_once_an_epoch_and_all_batches_full_but_one(lengths, size, seed, epoch, megabatch):
+    batches = epoch_batches(lengths, size, seed=seed, epoch=epoch, megabatch=megabatch)
+    assert Counter(i for batch in batches for i in batch) == Counter(range(len(lengths)))
+    short = [len(batch) for batch in batches if len(batch) != size]
+    assert short == ([len(lengths) % size] if len(lengths) % size else [])
+
+
+def test_the_order_depends_on_seed_and_epoch_and_nothing_else():
+    first = epoch_batches(LENGTHS, 8, seed=0, epoch=0)
+    assert first == epoch_batches(LENGTHS, 8, seed=0, epoch=0)
+    assert first != epoch_batches(LENGTHS, 8, seed=0, epoch=1)
+    assert first != epoch_batches(LENGTHS, 8, seed=1, epoch=0)
+
+
+def test_grouping_saves_padding_and_leaves_batches_different_between_epochs():
+    grouped = epoch_batches(LENGTHS, 8, seed=0, epoch=0)
+    plain = epoch_batches(LENGTHS, 8, seed=0, epoch=0, megabatch=1)
+    assert padding_share(grouped, LENGTHS) < 0.05 < 0.3 < padding_share(plain, LENGTHS)
+    again = {frozenset(batch) for batch in epoch_batches(LENGTHS, 8, seed=0, epoch=1)}
+    assert not again & {frozenset(batch) for batch in grouped}
+
+
+def test_length_says_nothing_about_the_time_in_an_epoch():
+    """Without the last shuffle lengths would rise within each megabatch."""
+    longest = [max(LENGTHS[i] for i in batch) for batch in epoch_batches(LENGTHS, 8, seed=0, epoch=0)]
+    rises = sum(a < b for a, b in pairwise(longest))
+    assert 0.35 < rises / (len(longest) - 1) < 0.65
+
+
+def test_the_incomplete_batch_is_not_always_the_longest():
+    """Nor any other fixed part of the lengths."""
+    means = []
+    for epoch in range(30):
+        [rest] = [b for b in epoch_batches(LENGTHS, 32, seed=0, epoch=epoch) if len(b) == 1]
+        means.append(LENGTHS[rest[0]])
+    assert len(set(means)) > 5
+
+
+@given(lengths_strategy, st.one_of(st.none(), st.integers(1, 9)), st.one_of(st.none(), st.integers(1, 900)))
+def test_microbatches_partition_the_step_within_their_limits(lengths, max_sequences, max_tokens):
+    indices = list(range(len(lengths)))[::-1]
+    parts = split_microbatches(indices, lengths, max_sequences=max_sequences, max_tokens=max_tokens)
+    assert Counter(i for part in parts for i in part) == Counter(indices)
+    flat = [lengths[i] for part in parts for i in part]
+    assert flat == sorted(flat, reverse=True)
+    for part in parts:
+        assert max_sequences is None or len(part) <= max_sequences
+        padded = len(part) * max(lengths[i] for i in part)
+        assert max_tokens is None or padded <= max_tokens or len(part) == 1
+    if max_sequences is None and max_tokens is None:
+        assert len(parts) == 1
+
+
+@given(lengths_strategy, st.integers(1, 9))
+def test_dealing_partitions_the_step_and_is_fair(lengths, world_size):
+    indices = list(range(len(lengths)))
+    shares = [deal(indices, lengths, rank, world_size) for rank in range(world_size)]
+    assert Counter(i for share in shares for i in share) == Counter(indices)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1

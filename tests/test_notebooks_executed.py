@@ -1,0 +1,140 @@
+"""The stored notebooks are what their code gives: `make notebooks` makes them so."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import v4
+from notebook_guard import complaints, must_print
+
+FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
+NAMES = ("00_start_here", "01_token_lengths", "02_masked_loss", "03_grader", "04_first_sft_run")
+PNG = "iVBORw0KGgo="
+
+
+def read(name: str):
+    path = FOLDER / f"{name}.ipynb"
+    assert path.is_file(), f"{path.name} is missing"
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_first_five_notebooks_are_there_and_valid(name) -> None:
+    notebook = read(name)
+    nbformat.validate(notebook)
+    assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
+
+
+@pytest.mark.parametrize("name", sorted({path.stem for path in FOLDER.glob("*.ipynb")} | set(NAMES)))
+def test_every_notebook_is_stored_as_it_ran(name) -> None:
+    assert list(complaints(read(name))) == []
+
+
+def test_every_notebook_has_a_recorded_time() -> None:
+    from cs336_sft.doctor import recorded_lessons
+
+    assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(recorded_lessons()[1])
+
+
+@pytest.fixture
+def good():
+    """A small notebook in order, so that each test below can spoil one thing."""
+
+    def code(source, count, *outputs):
+        return v4.new_code_cell(source, execution_count=count, outputs=list(outputs))
+
+    picture = v4.new_output("display_data", data={"image/png": PNG, "text/plain": "<Figure>"})
+    return v4.new_notebook(
+        cells=[
+            v4.new_markdown_cell("# Title"),
+            code("import matplotlib.pyplot as plt\nx = 1", 1),
+            code("print(x)", 2, v4.new_output("stream", name="stdout", text="1\n")),
+            code("plt.plot([x])\nplt.show()", 3, picture),
+            code("x + 1", 4, v4.new_output("execute_result", data={"text/plain": "2"}, execution_count=4)),
+        ]
+    )
+
+
+def spoiled(notebook, change) -> str:
+    notebook = copy.deepcopy(notebook)
+    change(notebook.cells)
+    return "\n".join(complaints(notebook))
+
+
+def test_guard_accepts_a_notebook_in_order(good) -> None:
+    assert list(complaints(good)) == []
+
+
+def test_guard_rejects_stripped_outputs(good) -> None:
+    def strip(cells):
+        for cell in cells[1:]:
+            cell.outputs, cell.execution_count = [], None
+
+    found = spoiled(good, strip)
+    assert "execution count None" in found and "no output is stored" in found and "no picture is stored" in found
+
+
+def test_guard_rejects_one_output_that_is_missing(good) -> None:
+    for index in (2, 4):
+        assert "no output is stored" in spoiled(good, lambda cells, index=index: cells[index].outputs.clear())
+
+
+def test_guard_rejects_cells_out_of_order(good) -> None:
+    def swap(cells):
+        cells[2], cells[3] = cells[3], cells[2]
+
+    assert "execution count 3, expected 2" in spoiled(good, swap)
+    assert "expected 1" in spoiled(good, lambda cells: setattr(cells[1], "execution_count", 7))
+    assert "expected 4" in spoiled(good, lambda cells: setattr(cells[4], "execution_count", 5))
+
+
+def test_guard_rejects_a_cell_that_never_ran(good) -> None:
+    added = v4.new_code_cell("y = 2")
+    assert "execution count None, expected 5" in spoiled(good, lambda cells: cells.append(added))
+
+
+def test_guard_rejects_errors(good) -> None:
+    error = v4.new_output("error", ename="ValueError", evalue="no", traceback=["ValueError: no"])
+    assert "error ValueError" in spoiled(good, lambda cells: cells[1].outputs.append(error))
+
+
+def test_guard_rejects_missing_figures(good) -> None:
+    def text_only(cells):
+        del cells[3].outputs[0].data["image/png"]
+
+    assert "no picture is stored" in spoiled(good, text_only)
+
+
+@pytest.mark.parametrize("path", ["/home/ann/runs", "/root/x.json", "/tmp/abc", "/Users/ann/x", r"C:\\Users\\ann"])
+def test_guard_rejects_paths_of_a_machine(good, path) -> None:
+    assert "path of a machine" in spoiled(good, lambda cells: setattr(cells[2].outputs[0], "text", f"in {path}\n"))
+
+
+def test_guard_rejects_an_empty_notebook() -> None:
+    assert list(complaints(v4.new_notebook())) == ["no code cell"]
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("frame", True),
+        ("frame['x']", True),
+        ("a == b", True),
+        ("f(x)", False),
+        ("frame;", False),
+        ("None", False),
+        ("%matplotlib inline", False),
+        ("!ls", False),
+        ("%%time\nprint(1)", False),
+        ("for i in x:\n    print(i)", False),
+        ("display(frame)\nx = 1", True),
+        ("def f():\n    print(1)", False),
+    ],
+)
+def test_what_has_to_print(source, expected) -> None:
+    assert must_print(source) is expected

@@ -1,0 +1,188 @@
+"""pyproject.toml, constraints.txt, environment.yml, Makefile and .ci/run say the same."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.version import Version
+
+ROOT = Path(__file__).resolve().parent.parent
+INSTALLED_EXTRAS = ("notebooks", "dev", "smollm2")  # what `make` installs
+CONDA_NAMES = {"torch": "pytorch"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+@pytest.fixture(scope="module")
+def requirements(project) -> dict[str, SpecifierSet]:
+    lines = project["dependencies"] + [line for e in INSTALLED_EXTRAS for line in project["optional-dependencies"][e]]
+    return {requirement.name: requirement.specifier for requirement in map(Requirement, lines)}
+
+
+@pytest.fixture(scope="module")
+def constraints() -> dict[str, SpecifierSet]:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    return {requirement.name: requirement.specifier for requirement in found}
+
+
+def pinned(specifier: SpecifierSet) -> str:
+    (only,) = specifier
+    assert only.operator == "=="
+    return only.version
+
+
+def conda_entries() -> tuple[dict, dict[str, SpecifierSet], list]:
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    packages, pip = {}, []
+    for entry in environment["dependencies"]:
+        if isinstance(entry, dict):
+            pip += entry["pip"]
+        else:
+            name, ranges = re.fullmatch(r"([a-z0-9_-]+)(.*)", entry).groups()
+            packages[name] = SpecifierSet(ranges)
+    return environment, packages, pip
+
+
+def test_conda_asks_for_the_same_packages_and_ranges(project, requirements) -> None:
+    _, packages, pip = conda_entries()
+    assert packages.pop("python") == SpecifierSet(project["requires-python"])
+    assert packages.pop("pip") == SpecifierSet()
+    assert packages == {CONDA_NAMES.get(name, name): ranges for name, ranges in requirements.items()}
+    assert pip == ["-e ."]
+
+
+def test_conda_environment_has_the_distribution_name(project) -> None:
+    environment, _, _ = conda_entries()
+    assert environment["name"] == project["name"]
+    assert environment["channels"] == ["conda-forge"]
+
+
+def test_every_package_that_make_installs_has_one_tested_version_within_its_range(requirements, constraints) -> None:
+    assert set(constraints) == set(requirements)
+    for name, specifier in constraints.items():
+        version = Version(pinned(specifier))
+        assert version.local is None, f"{name}: a local version ties the file to one build"
+        assert requirements[name].contains(version), f"{name}=={version} is outside {requirements[name]}"
+
+
+def test_constraints_serve_vllm_too(constraints) -> None:
+    assert SpecifierSet(">=5.16.1,<5.20").contains(pinned(constraints["transformers"]))
+
+
+def test_default_installation_needs_no_gpu_package(project) -> None:
+    names = {Requirement(line).name for line in project["dependencies"]}
+    assert not names & {"vllm", "bitsandbytes", "flash-attn", "datasets", "wandb"}
+    assert {"vllm", "lora", "qlora", "dev"} <= set(project["optional-dependencies"])
+
+
+def test_command_and_package_data_are_declared(project) -> None:
+    from cs336_sft import __version__
+    from cs336_sft.cli import main
+
+    module, function = project["scripts"]["cs336-sft"].split(":")
+    assert (module, function) == (main.__module__, main.__name__)
+    assert project["version"] == __version__
+    licence = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert licence.startswith("MIT License") and "cs336_sft contributors" in licence
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess:
+    # Without what an outer `make test` hands down to a make inside it.
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment, timeout=60)
+
+
+@needs_make
+def test_make_help_names_every_target() -> None:
+    shown = make("help").stdout
+    for target in ("setup", "course", "test", "soak", "lab", "clean"):
+        assert re.search(rf"^  {target}\s", shown, re.M), target
+
+
+@needs_make
+def test_make_refuses_another_python_before_anything_else(tmp_path) -> None:
+    old = tmp_path / "python3"
+    old.write_text('#!/bin/sh\ncase "$2" in *print*) echo 3.9;; *) exit 1;; esac\n')
+    old.chmod(0o755)
+    done = make("course", f"PYTHON={old}")
+    assert done.returncode != 0
+    assert "needs Python 3.11 or 3.12" in done.stderr and "is Python 3.9" in done.stderr
+    assert "pip" not in done.stdout and "venv" not in done.stdout
+    missing = make("course", f"PYTHON={tmp_path / 'nonesuch'}")
+    assert missing.returncode != 0 and "no such interpreter" in missing.stderr
+
+
+@needs_make
+def test_make_installs_by_the_constraints_and_again_when_they_change() -> None:
+    plan = make("--dry-run", "--always-make", "test", f"PYTHON={sys.executable}").stdout
+    assert "-c constraints.txt -e '.[notebooks,dev,smollm2]'" in plan
+    assert plan.count("--nbval-lax") == 1, "the notebooks run once"
+    rule = re.search(r"^\$\(STAMP\):(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M).group(1)
+    assert {"pyproject.toml", "constraints.txt"} <= set(rule.split())
+
+
+@needs_make
+def test_torch_index_is_used_for_torch_alone() -> None:
+    url = "https://download.pytorch.org/whl/cpu"
+    plan = make("--dry-run", "--always-make", "setup", f"PYTHON={sys.executable}", f"TORCH_INDEX={url}").stdout
+    (line,) = [line for line in plan.splitlines() if url in line]
+    assert line.rstrip().endswith("torch") and "-c constraints.txt" in line
+    assert url not in make("--dry-run", "--always-make", "setup", f"PYTHON={sys.executable}").stdout
+
+
+def test_ci_runs_the_tests_and_names_gsm8k() -> None:
+    script = ROOT / ".ci" / "run"
+    text = script.read_text(encoding="utf-8")
+    assert os.access(script, os.X_OK)
+    assert "make test" in text and "export CS336_GSM8K" in text and "../shared/gsm8k" in text
+    subprocess.run(["bash", "-n", script], check=True)
+
+
+@pytest.fixture(scope="module")
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_readme_shows_commands_that_exist(readme) -> None:
+    import shlex
+
+    from cs336_sft.cli import COMMANDS, build_parser
+
+    lines = [line for line in readme.splitlines() if line.startswith("cs336-sft ")]
+    shown = [build_parser().parse_args(shlex.split(line, comments=True)[1:]).command for line in lines]
+    assert set(shown) == set(COMMANDS)
+
+
+def test_readme_shows_names_targets_and_files_that_exist(readme) -> None:
+    import cs336_sft
+
+    for line in re.findall(r"^from cs336_sft import (.*)$", readme, re.M):
+        assert all(hasattr(cs336_sft, name) for name in line.split(", "))
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"`make ([a-z]+)`", readme)) | set(re.findall(r"^make ([a-z]+)", readme, re.M))
+    assert {"course", "test", "lab", "soak"} <= targets
+    assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)
+    for target in re.findall(r"\]\(([^)#:]+)\)", readme):
+        assert (ROOT / target).exists(), target
+
+
+def test_readme_names_the_tested_versions(readme, constraints) -> None:
+    for name in ("torch", "transformers", "accelerate"):
+        assert f"{name} {pinned(constraints[name])}" in " ".join(readme.split())

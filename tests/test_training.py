@@ -1,0 +1,541 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from cs336_sft import training
+from cs336_sft.batching import epoch_batches
+from cs336_sft.checkpoints import fingerprint_weights, newest_checkpoint
+from cs336_sft.errors import ConfigError, ContextLengthError, DataError, RunDirectoryError
+from cs336_sft.logprobs import get_response_log_probs
+from cs336_sft.prompts import get_template
+from cs336_sft.records import Example
+from cs336_sft.run_files import JsonLines, read_json
+from cs336_sft.sft_config import SFTConfig
+from cs336_sft.sft_step import NonFiniteLossError, SFTStep, response_log_probs
+from cs336_sft.tokenization import collate, make_examples
+from cs336_sft.training import load_result, train_sft, without_wall_clock
+
+# For child processes: this package, wherever the tests are started.
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1])}
+QUIET = SFTConfig(learning_rate=1e-3, max_steps=7, batch_size=4, checkpoint_every=3, eval_every=2, progress=False)
+
+
+@pytest.fixture
+def examples(problems, tokenizer):
+    return make_examples(problems, get_template("question_only"), tokenizer)
+
+
+@pytest.fixture
+def make_model(random_model):
+    """Fresh copies of one model, small enough for some dozens of steps a second."""
+    import copy
+
+    return lambda: copy.deepcopy(random_model)
+
+
+def checksum(model):
+    """An evaluator that sees every weight."""
+    return lambda step: {"checksum": sum(p.detach().double().sum().item() for p in model.parameters())}
+
+
+def uneven_examples():
+    rng = random.Random(0)
+    ids = lambda n: tuple(rng.randrange(300) for _ in range(n))  # noqa: E731
+    return [Example(ids(prompt), ids(response)) for prompt, response in [(3, 2), (9, 8), (1, 30), (20, 1), (0, 5)]]
+
+
+# --- one step ---------------------------------------------------------------------------------------------------------
+
+
+class Spy(torch.optim.SGD):
+    """Keeps the gradients that a step was made with, and makes none."""
+
+    def step(self):
+        self.gradients = [p.grad.clone() for group in self.param_groups for p in group["params"]]
+
+
+def gradients(model, examples, **settings):
+    config = replace(QUIET, max_grad_norm=None, **settings)
+    optimizer = Spy(model.parameters(), lr=0.0)
+    step = SFTStep(Accelerator(cpu=True), model.double(), optimizer, examples, config, pad_id=0)
+    record = step.run(1, range(len(examples)), lr=0.0)
+    return record, optimizer.gradients
+
+
+def plain_gradients(model, examples, weigh):
+    """The formula, example by example and without padding: sum over i of weight_i * NLL of response i."""
+    model = model.double()
+    for i, example in enumerate(examples):
+        ids = torch.tensor([example.prompt_ids + example.response_ids])
+        log_probs = model(ids[:, :-1]).logits.log_softmax(-1).gather(-1, ids[:, 1:, None])[0, :, 0]
+        n = min(len(example.response_ids), log_probs.numel())
+        (-log_probs[-n:].sum() * weigh(i)).backward()
+    return [p.grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    "cut", [{}, {"micro_batch_size": 1}, {"micro_batch_size": 2}, {"micro_batch_size": 3}, {"micro_batch_tokens": 45}]
+)
+def test_any_microbatches_give_the_gradient_of_the_plain_formula(make_model, cut):
+    examples = uneven_examples()
+    record, found = gradients(make_model(), examples, **cut)
+    # The prompt of the last example is empty: nothing predicts its first token.
+    assert record["target_tokens"] == 2 + 8 + 30 + 1 + 4
+    assert record["tokens"] == 5 + 17 + 31 + 21 + 5
+    expected = plain_gradients(make_model(), examples, weigh=lambda i: 1 / 45)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+
+
+def test_the_handout_normalisation_is_the_handouts(make_model):
+    """Sum over a response, mean over a microbatch, mean over microbatches; here of 2, 2 and 1, longest first."""
+    examples = uneven_examples()
+    record, found = gradients(
+        make_model(), examples, normalization="handout", normalize_constant=10.0, micro_batch_size=2
+    )
+    of_microbatch = {2: 2, 3: 2, 1: 2, 0: 2, 4: 1}  # lengths 31, 21 | 17, 5 | 5
+    expected = plain_gradients(make_model(), examples, weigh=lambda i: 1 / of_microbatch[i] / 3 / 10.0)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-9)
+    same, _ = gradients(make_model(), examples)
+    assert record["loss"] == pytest.approx(same["loss"])  # reported per token, whatever was optimised
+    assert record["handout_loss"] != pytest.approx(same["loss"])
+
+
+@pytest.mark.parametrize("examples", [uneven_examples(), [Example((1, 2, 3), ())], [Example((7,), (8,))]])
+def test_response_log_probs_equal_the_plain_ones_under_the_mask(random_model, examples):
+    batch = collate(examples, pad_id=0)
+    with torch.no_grad():
+        plain = get_response_log_probs(random_model, batch.input_ids, batch.labels, return_token_entropy=True)
+        found, mask, entropy = response_log_probs(random_model, batch, with_entropy=True)
+    assert int(mask.sum()) == int(batch.response_mask.sum())
+    torch.testing.assert_close(found[mask], plain["log_probs"][batch.response_mask])
+    torch.testing.assert_close(entropy[mask], plain["token_entropy"][batch.response_mask])
+    assert not found[~mask].any()
+
+
+# --- a run ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_learns_and_leaves_everything_in_its_directory(make_model, tokenizer, examples, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = make_model()
+    config = replace(QUIET, max_steps=None, epochs=6, learning_rate=3e-3, entropy_every=5, warmup=0.1, eval_every="log")
+    result = train_sft(model, tokenizer, examples, config, tmp_path / "run", evaluator=checksum(model))
+    metrics = result.metrics_frame()
+    assert metrics.loss.iloc[-3:].mean() < 0.6 * metrics.loss.iloc[:3].mean()
+    assert (result.steps, result.interrupted, list(metrics.index)) == (18, False, list(range(1, 19)))
+    assert list(result.evaluations_frame().index) == [0, 1, 2, 4, 8, 16, 18]
+    assert metrics.entropy.dropna().index.to_list() == [5, 10, 15]
+    assert metrics.lr.to_list()[:3] == pytest.approx([1.5e-3, 3e-3, 3e-3])
+    assert (metrics.clipped == (metrics.grad_norm > 1.0)).all()
+    assert metrics.clipped_share.iloc[-1] == pytest.approx(metrics.clipped.mean())
+    # three steps are an epoch: every example once
+    assert metrics.tokens.iloc[:3].sum() == sum(len(example) for example in examples)
+    assert metrics.epoch.loc[[3, 18]].to_list() == [1.0, 6.0]
+    with (tmp_path / "run/metrics.csv").open() as file:
+        assert [float(row["loss"]) for row in csv.DictReader(file)] == metrics.loss.to_list()
+    session = read_json(tmp_path / "run/versions.json")["sessions"][0]
+    assert torch.__version__.startswith(session["packages"]["torch"]) and session["device"] == "cpu"
+    assert SFTConfig.from_dict({k: read_json(tmp_path / "run/config.json")[k] for k in config.to_dict()}) == config
+    assert not model.training and (tmp_path / "run/generations").is_dir()
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path / "run/final")
+    assert fingerprint_weights(reloaded) == fingerprint_weights(model)
+    assert AutoTokenizer.from_pretrained(tmp_path / "run/final").get_vocab() == tokenizer.get_vocab()
+    assert load_result(tmp_path / "run") == result
+
+
+def test_same_seed_same_run_and_evaluations_change_nothing(make_model, tokenizer, examples, tmp_path):
+    def run(name, drop=0.0, **settings):
+        model = make_model()
+        for layer in model.model.layers:
+            layer.self_attn.attention_dropout = drop
+        evaluator = checksum(model)
+
+        def noisy(step):
+            torch.rand(17), random.random()
+            return evaluator(step)
+
+        torch.manual_seed(hash(name) % 1000)  # what happened before in the process does not matter
+        result = train_sft(model, tokenizer, examples, replace(QUIET, **settings), tmp_path / name, evaluator=noisy)
+        return without_wall_clock(result.metrics), fingerprint_weights(model)
+
+    first = run("a", drop=0.2)
+    assert run("b", drop=0.2) == first
+    assert run("c", drop=0.2, eval_every=None, checkpoint_every="epoch") == first
+    assert run("d", drop=0.2, seed=1)[0] != first[0]
+    assert run("e", drop=0.0)[0] != first[0]
+
+
+def test_the_callers_random_state_is_left_alone(make_model, tokenizer, examples, tmp_path):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train_sft(make_model(), tokenizer, examples, replace(QUIET, max_steps=1), tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_bf16_keeps_float32_weights_and_gives_the_model_back_clean(make_model, tokenizer, examples, tmp_path):
+    model = make_model().bfloat16()
+    before = model.forward
+    config = replace(QUIET, mixed_precision="bf16", max_steps=2)
+    mixed = train_sft(model, tokenizer, examples, config, tmp_path / "a")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert any((p.detach() != p.detach().bfloat16().float()).any() for p in model.parameters())
+    assert model.forward == before and not hasattr(model, "_is_accelerate_prepared")
+    full = make_model().bfloat16()  # another precision in the same process
+    exact = train_sft(full, tokenizer, examples, replace(config, mixed_precision="no"), tmp_path / "b")
+    assert mixed.metrics[0]["loss"] != exact.metrics[0]["loss"]
+    assert mixed.metrics[0]["loss"] == pytest.approx(exact.metrics[0]["loss"], rel=2e-2)
+
+
+def test_gradient_checkpointing_changes_no_number(make_model, tokenizer, examples, tmp_path):
+    runs = [
+        train_sft(
+            make_model(),
+            tokenizer,
+            examples,
+            replace(QUIET, gradient_checkpointing=on, max_steps=3),
+            tmp_path / str(on),
+        )
+        for on in (False, True)
+    ]
+    losses = [[record["loss"] for record in run.metrics] for run in runs]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+# --- stopping and going on --------------------------------------------------------------------------------------------
+
+# Forks children that train the same run; each kills itself with SIGKILL at another moment. Forking saves the seconds
+# that importing torch takes. argv: folder with model and examples; prints one JSON object.
+KILLER = """
+    import json, os, signal, sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from cs336_sft import checkpoints, run_files, training
+    from cs336_sft.records import Example
+    from cs336_sft.sft_config import SFTConfig
+
+    folder = Path(sys.argv[1])
+    examples = [Example(*map(tuple, pair)) for pair in json.loads((folder / "examples.json").read_text())]
+    config = SFTConfig.from_dict(json.loads((folder / "config.json").read_text()))
+
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def train(run_dir, sabotage=None):
+        model = AutoModelForCausalLM.from_pretrained(folder / "model")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+
+        def evaluator(step):
+            if sabotage == ("evaluation", step):
+                die()
+            return {"checksum": sum(p.detach().double().sum().item() for p in model.parameters())}
+
+        if sabotage and sabotage[0] == "log line":
+            append = run_files.JsonLines.append
+
+            def half_a_line(self, record):
+                if record["step"] == sabotage[1]:
+                    with self.path.open("a") as file:
+                        file.write(run_files._to_line(record)[:20])
+                    die()
+                append(self, record)
+
+            run_files.JsonLines.append = half_a_line
+        if sabotage and sabotage[0] == "checkpoint":
+            save = checkpoints.save_file
+
+            def half_a_file(tensors, path):
+                save(tensors, path)
+                if f"step-{sabotage[1]:08d}" in str(path):
+                    path.write_bytes(path.read_bytes()[:1000])
+                    die()
+
+            checkpoints.save_file = half_a_file
+        if sabotage and sabotage[0] == "final":
+            training._Loop._save_final = lambda self, path: die()
+        training.train_sft(model, tokenizer, examples, config, run_dir, evaluator=evaluator)
+
+    def in_child(*args):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                train(*args)
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+    moments = [("log line", 2), ("evaluation", 4), ("checkpoint", 6), ("log line", 5), ("final", 7)]
+    codes = {"undisturbed": in_child(folder / "undisturbed")}
+    for moment in moments:
+        codes[str(moment)] = in_child(folder / "killed", moment)
+    codes["last"] = in_child(folder / "killed")
+    print(json.dumps(codes))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_at_five_moments_a_run_ends_with_the_same_bits(make_model, tokenizer, examples, tmp_path):
+    make_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "examples.json").write_text(json.dumps([[e.prompt_ids, e.response_ids] for e in examples]))
+    (tmp_path / "config.json").write_text(json.dumps(QUIET.to_dict()))
+    command = [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path)]
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=ENVIRONMENT)
+    assert process.returncode == 0, process.stderr
+    killed = -signal.SIGKILL
+    assert list(json.loads(process.stdout).values()) == [0, killed, killed, killed, killed, killed, 0], process.stderr
+
+    a, b = load_result(tmp_path / "undisturbed"), load_result(tmp_path / "killed")
+    assert [record["step"] for record in b.metrics] == [1, 2, 3, 4, 5, 6, 7]
+    assert [record["step"] for record in b.evaluations] == [0, 2, 4, 6, 7]
+    assert without_wall_clock(a.metrics) == without_wall_clock(b.metrics)
+    assert without_wall_clock(a.evaluations) == without_wall_clock(b.evaluations)
+    for name in ("final", "checkpoints/step-00000007"):
+        assert (a.run_dir / name / "model.safetensors").read_bytes() == (
+            b.run_dir / name / "model.safetensors"
+        ).read_bytes()
+    sessions = read_json(b.run_dir / "versions.json")["sessions"]
+    assert [session["from_step"] for session in sessions] == [0, 0, 3, 3, 3, 7]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["step", "evaluation"])
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_call_goes_on(
+    make_model, tokenizer, examples, tmp_path, monkeypatch, capfd, number, moment
+):
+    """With the very model in memory that was being trained, as when a cell of a notebook is run again."""
+    model = make_model()
+    undisturbed = train_sft(model, tokenizer, examples, QUIET, tmp_path / "a", evaluator=checksum(model))
+    model, handlers = make_model(), [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    append, evaluator, finished = JsonLines.append, checksum(model), []
+
+    def interrupting_append(self, record):
+        append(self, record)
+        if moment == "step" and record["step"] == 4 and "loss" in record:
+            os.kill(os.getpid(), number)
+
+    def interrupting_evaluator(step):
+        if moment == "evaluation" and step == 4:
+            os.kill(os.getpid(), number)
+            finished.append(step)
+        return evaluator(step)
+
+    monkeypatch.setattr(JsonLines, "append", interrupting_append)
+    stopped = train_sft(model, tokenizer, examples, QUIET, tmp_path / "b", evaluator=interrupting_evaluator)
+    monkeypatch.undo()
+    assert stopped.interrupted and stopped.steps == 4 and not finished
+    assert [record["step"] for record in stopped.evaluations] == [0, 2]
+    assert newest_checkpoint(tmp_path / "b/checkpoints").step == 4
+    assert str(tmp_path / "b") in capfd.readouterr().err
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert load_result(tmp_path / "b").interrupted and not (tmp_path / "b/final").exists()
+
+    resumed = train_sft(model, tokenizer, examples, QUIET, tmp_path / "b", evaluator=evaluator)
+    assert not resumed.interrupted
+    assert without_wall_clock(resumed.metrics) == without_wall_clock(undisturbed.metrics)
+    assert without_wall_clock(resumed.evaluations) == without_wall_clock(undisturbed.evaluations)
+
+
+def test_a_failing_evaluator_costs_no_training(make_model, tokenizer, examples, tmp_path):
+    def fail(step):
+        if step == 4:
+            raise RuntimeError("out of memory")
+        return {}
+
+    model = make_model()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train_sft(model, tokenizer, examples, QUIET, tmp_path, evaluator=fail)
+    result = train_sft(model, tokenizer, examples, QUIET, tmp_path, evaluator=lambda step: {"x": float("nan")})
+    assert [record["step"] for record in result.evaluations] == [0, 2, 4, 6, 7]
+    assert result.evaluations[2]["x"] is None
+    assert read_json(tmp_path / "versions.json")["sessions"][1]["from_step"] == 4
+
+
+def test_a_finished_run_is_returned_without_training(make_model, tokenizer, examples, tmp_path, monkeypatch):
+    model = make_model()
+    first = train_sft(model, tokenizer, examples, QUIET, tmp_path)
+    monkeypatch.setattr(SFTStep, "run", None)
+    for again in (model, make_model()):  # the trained model in memory, and the starting weights loaded anew
+        assert train_sft(again, tokenizer, examples, QUIET, tmp_path) == first
+        assert fingerprint_weights(again) == fingerprint_weights(model)
+
+
+def test_another_run_in_the_directory_is_refused_with_the_fields_that_differ(make_model, tokenizer, examples, tmp_path):
+    train_sft(make_model(), tokenizer, examples, replace(QUIET, max_steps=1), tmp_path)
+    for refused, names in [
+        ((make_model(), tokenizer, examples, replace(QUIET, max_steps=2, seed=1)), ["max_steps was 1, now 2", "seed"]),
+        ((make_model(), tokenizer, examples[:-1], replace(QUIET, max_steps=1)), ["n_training_examples", "training_ex"]),
+        ((make_model().bfloat16(), tokenizer, examples, replace(QUIET, max_steps=1)), ["starting_weights"]),
+    ]:
+        with pytest.raises(RunDirectoryError, match="another configuration") as error:
+            train_sft(*refused, tmp_path)
+        assert all(name in str(error.value) for name in names)
+    train_sft(make_model(), tokenizer, examples, replace(QUIET, max_steps=1, keep_checkpoints=5), tmp_path)
+
+
+def test_nan_stops_the_run_and_names_the_examples(make_model, tokenizer, examples, tmp_path):
+    model = make_model()
+    with pytest.raises(NonFiniteLossError, match=r"step 2: loss nan.*Remedy: lower learning_rate") as error:
+        train_sft(model, tokenizer, examples, replace(QUIET, learning_rate=1e36), tmp_path)
+    batch = epoch_batches([len(e) for e in examples], QUIET.batch_size, seed=QUIET.seed, epoch=0)[1]
+    facts = read_json(tmp_path / "nonfinite.json")
+    assert (facts["step"], tuple(facts["example_indices"]), error.value.indices) == (2, batch, batch)
+    assert [record["step"] for record in load_result(tmp_path).metrics] == [1]
+
+
+# --- input ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("example", "error", "text"),
+    [
+        (Example((1, 2), ()), DataError, "example 1 has no target token"),
+        (Example((), (5,)), DataError, "example 1 has no target token"),
+        (Example((1,), (2,) * 600), ContextLengthError, "example 1 has 601 tokens, the model's context is 512"),
+        (Example((1,), (99999,)), DataError, "example 1 has the id 99999"),
+        (Example((-100,), (1,)), DataError, "example 1 has the id -100"),
+    ],
+)
+def test_examples_that_cannot_be_trained_on(random_model, tokenizer, tmp_path, example, error, text):
+    with pytest.raises(error, match=text):
+        train_sft(random_model, tokenizer, [Example((1,), (2,)), example], QUIET, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_examples(random_model, tokenizer, tmp_path):
+    with pytest.raises(DataError, match="no training examples"):
+        train_sft(random_model, tokenizer, [], QUIET, tmp_path)
+
+
+def test_a_tracker_whose_package_is_missing_is_an_error(random_model, tokenizer, examples, tmp_path, monkeypatch):
+    monkeypatch.setattr("cs336_sft.training_checks.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"'wandb', which is not installed.*pip install 'cs336-sft\[wandb\]'"):
+        train_sft(random_model, tokenizer, examples, replace(QUIET, trackers=("wandb",)), tmp_path)
+
+
+def test_an_evaluator_may_not_overwrite_the_loops_fields(random_model, tokenizer, examples, tmp_path):
+    with pytest.raises(ConfigError, match="'step'"):
+        train_sft(random_model, tokenizer, examples, QUIET, tmp_path, evaluator=lambda step: {"step": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("learning_rate", 0.0),
+        ("learning_rate", float("nan")),
+        ("learning_rate", "3e-4"),
+        ("epochs", 0),
+        ("epochs", 1.5),
+        ("max_steps", 0),
+        ("batch_size", True),
+        ("micro_batch_size", -1),
+        ("micro_batch_tokens", 0),
+        ("warmup", 1.0),
+        ("warmup", -1),
+        ("warmup", True),
+        ("schedule", "cosin"),
+        ("weight_decay", -0.1),
+        ("betas", (0.9, 1.0)),
+        ("betas", [0.9, 0.95]),
+        ("max_grad_norm", 0.0),
+        ("seed", -1),
+        ("mixed_precision", "fp16"),
+        ("normalization", "mean"),
+        ("normalize_constant", 0),
+        ("eval_every", 0),
+        ("eval_every", "epoch"),
+        ("checkpoint_every", None),
+        ("keep_checkpoints", 0),
+        ("entropy_every", 0),
+        ("gradient_checkpointing", 1),
+        ("trackers", "wandb"),
+        ("trackers", ("mlflow",)),
+        ("progress", None),
+    ],
+)
+def test_a_bad_field_is_named_with_its_value_and_a_remedy(field, value):
+    with pytest.raises(ConfigError) as error:
+        SFTConfig(**{field: value})
+    assert f"SFTConfig.{field} is {value!r}. Remedy: " in str(error.value)
+
+
+def test_two_limits_on_a_microbatch_are_refused_and_dicts_round_trip():
+    with pytest.raises(ConfigError, match="micro_batch_tokens is 100.*micro_batch_size"):
+        SFTConfig(micro_batch_size=2, micro_batch_tokens=100)
+    config = SFTConfig(betas=(0.8, 0.9), trackers=("wandb", "tensorboard"), warmup=0.1, eval_every=None)
+    assert SFTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    with pytest.raises(ConfigError, match="no field 'lr'"):
+        SFTConfig.from_dict({"lr": 1e-5})
+
+
+def test_the_public_names_are_where_they_were_announced():
+    assert set(training.__all__) >= {"SFTConfig", "TrainingResult", "train_sft"}
+
+
+# --- several processes ------------------------------------------------------------------------------------------------
+
+WORKER = """
+    import json, sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from cs336_sft.records import Example
+    from cs336_sft.sft_config import SFTConfig
+    from cs336_sft.training import train_sft
+
+    folder = Path(sys.argv[1])
+    examples = [Example(*map(tuple, pair)) for pair in json.loads((folder / "examples.json").read_text())]
+    config = SFTConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+    train_sft(model, tokenizer, examples, config, folder / "two", evaluator=lambda step: {"step_seen": step})
+    train_sft(model, tokenizer, examples, config, folder / "two")  # finished: all processes agree on that too
+"""
+
+
+def test_two_processes_do_what_one_does(make_model, tokenizer, examples, tmp_path):
+    """Shares of unequal target counts, microbatches of unequal number, and a last step with one example for two."""
+    examples = examples[:9]
+    # Adam's step hardly depends on the scale of the gradient; its norm does, so that is compared too.
+    config = replace(QUIET, max_steps=None, epochs=1, micro_batch_size=1, max_grad_norm=None, entropy_every=1)
+    make_model().save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "examples.json").write_text(json.dumps([[e.prompt_ids, e.response_ids] for e in examples]))
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    (tmp_path / "worker.py").write_text(textwrap.dedent(WORKER))
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "worker.py")]
+    environment = ENVIRONMENT | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [sys.executable, *command, str(tmp_path)], capture_output=True, text=True, timeout=120, env=environment
+    )
+    assert process.returncode == 0, process.stderr
+    model = make_model()
+    one, two = train_sft(model, tokenizer, examples, config, tmp_path / "one"), load_result(tmp_path / "two")
+    assert read_json(two.run_dir / "versions.json")["sessions"][0]["processes"] == 2
+    assert [record["step_seen"] for record in two.evaluations] == [0, 2, 3]
+    for a, b in zip(one.metrics, two.metrics, strict=True):
+        assert (a["target_tokens"], a["tokens"]) == (b["target_tokens"], b["tokens"])
+        for name in ("loss", "grad_norm", "entropy"):
+            assert a[name] == pytest.approx(b[name], rel=1e-4), name
