@@ -51,8 +51,9 @@ course: $(STAMP) ## run every notebook in order; executed copies in build/notebo
 
 test: test-unit test-notebooks ## every test: units, doctests, guards, all notebooks
 
+# One thread: the models are tiny, and threads that wait for one another cost more than they bring.
 test-unit: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 test-notebooks: $(STAMP)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks

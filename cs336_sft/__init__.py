@@ -33,9 +33,11 @@ _HOME = {
     ),
     "sampling": ("Sampler", "SamplingConfig"),
     "hf_sampler": ("HFSampler",),
-    "evaluation": ("evaluate", "read_generations", "rescore_at_limit"),
+    "intervals": ("clustered_rate_interval", "mean_interval", "paired_difference_interval", "wilson_interval"),
+    "metrics": ("Metrics", "compute_metrics"),
+    "evaluation": ("Evaluation", "evaluate", "read_generations", "rescore_at_limit"),
     "generation_log": ("log_generations",),
-    "training": ("SFTConfig", "train_sft"),
+    "training": ("SFTConfig", "TrainingResult", "load_result", "train_sft"),
     "profiles": ("get_profile",),
     "models": ("embedded_model_path", "load_model_and_tokenizer"),
 }

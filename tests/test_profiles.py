@@ -43,7 +43,7 @@ def test_tiny_has_the_settings_of_the_lessons() -> None:
     tiny = get_profile("tiny")
     assert (tiny.limit, tiny.raised_limit, tiny.doubled_limit) == (160, 320, 640)
     assert (tiny.train_size, tiny.eval_size) == (512, 256)
-    assert (tiny.learning_rate, tiny.batch_size, tiny.epochs) == (3e-4, 8, 3)
+    assert (tiny.learning_rate, tiny.batch_size, tiny.epochs) == (1e-4, 8, 3)
     assert tiny.mixed_precision == "no" and tiny.data == "generated"
 
 

@@ -1,0 +1,29 @@
+"""The figures in the README and in the model card are those that were recorded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from recipes.tiny_base_card import CARD, README, RECORDED, section, updated
+
+
+@pytest.mark.parametrize(("path", "every_row"), [(CARD, True), (README, False)])
+def test_figures_are_current(path, every_row):
+    text = path.read_text()
+    assert text == updated(text, section(every_row=every_row)), "run `python recipes/tiny_base_card.py`"
+
+
+def test_the_base_model_is_what_the_lessons_need():
+    """As measured on the test split: half solved leniently, no format, unreliable stopping; SFT mends both."""
+    rows = json.loads((RECORDED / "measurements.json").read_text())["rows"]
+    base = next(row for row in rows if row["name"] == "base, limit 160" and row["split"] == "test")
+    assert 0.5 <= base["accuracy_lenient"] <= 0.7
+    assert base["format_accuracy"] < 0.05
+    assert 0.3 <= base["trunc_rate"] <= 0.8
+    with_eos = [r for r in rows if r["name"] == "SFT 512" and r["split"] == "test" and r["step"] == 192]
+    without = [r for r in rows if r["name"] == "SFT 512, no eos" and r["step"] == 192]
+    assert len(with_eos) == len(without) == 3
+    assert max(r["trunc_rate"] for r in with_eos) < 0.01 < 0.5 < min(r["trunc_rate"] for r in without)
+    assert all(0.5 < r["accuracy"] < 0.95 for r in with_eos)  # better than the base, with room above
