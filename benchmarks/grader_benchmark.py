@@ -3,10 +3,11 @@
     python benchmarks/grader_benchmark.py tests/data/grader_cases.jsonl --out recorded/grader_benchmark.json
 
 A line is ``{"response": …, "ground_truth": …, "correct": 0 or 1, "style": …}``; ``style`` is what the prompt asked
-for (``--style`` where a file has none). A ``--references FOLDER`` with GSM8K's ``train.jsonl`` and ``test.jsonl`` adds
-the speed on its 8,792 reference answers. Peers are imported when they are asked for and left out, with a note, where
-they are missing: math-verify (``pip install "math-verify[antlr4_13_2]"``), the assignment's grader (``--assignment``
-path of its ``drgrpo_grader.py``, not part of this project).
+for (``--style`` where a file has none). Where ``FILE.rounds.json`` stands beside ``FILE.jsonl``, it tells how the set
+came about (its rounds, and how each was first met) and goes into the results. A ``--references FOLDER`` with GSM8K's
+``train.jsonl`` and ``test.jsonl`` adds the speed on its 8,792 reference answers. Peers are imported when they are
+asked for and left out, with a note, where they are missing: math-verify (``pip install "math-verify[antlr4_13_2]"``),
+the assignment's grader (``--assignment`` path of its ``drgrpo_grader.py``, not part of this project).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -46,6 +48,23 @@ class Case:
 
 
 Grader = Callable[[Case], bool]
+
+
+def read_rounds(path: Path) -> dict | None:
+    """How a labelled file came about, from the ``.rounds.json`` beside it; None where there is none.
+
+    Raises:
+        ValueError: its numbers of cases are not those of the labelled file.
+    """
+    beside = path.with_suffix(".rounds.json")
+    if not beside.is_file():
+        return None
+    history = json.loads(beside.read_text(encoding="utf-8"))
+    told = {row["round"]: row["cases"] for row in history["rounds"]}
+    found = Counter(json.loads(line).get("round") for line in path.read_text(encoding="utf-8").splitlines())
+    if told != dict(found):
+        raise ValueError(f"{beside.name} tells of rounds {told}, {path.name} has {dict(found)}: bring them into line")
+    return history
 
 
 def read_cases(path: Path, style: str) -> list[Case]:
@@ -263,6 +282,7 @@ def main() -> None:
     result: dict = {
         "config": {"files": [path.name for path in args.files], "seconds_a_case": SECONDS_A_CASE, "repeats": REPEATS},
         "notes": args.note,
+        "rounds": {path.name: history for path in args.files if (history := read_rounds(path))},
         "versions": versions(),
         "cpu": cpu_name(),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),

@@ -151,7 +151,7 @@ def plot_lengths(
         )
     for index, (label, limit) in enumerate((limits or {}).items()):
         panel.axvline(limit, color="#555555", linestyle=_STYLES[(index + 1) % 4], lw=1.0, label=f"{label}: {limit:g}")
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
     panel.set_xlabel("length (tokens)")
     panel.set_ylabel(f"share of texts per {width} token{'s' if width > 1 else ''}")
     panel.set_title(title or "Token lengths")

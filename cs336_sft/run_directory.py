@@ -137,7 +137,7 @@ class RunDirectory:
 
 def _brief(value: Any) -> str:
     text = json.dumps(value)
-    return text if len(text) <= 24 else text[:20] + "..."
+    return text if len(text) <= 24 else f"{text[:19]}...{text[-1]}"
 
 
 def _read_owner(path: Path) -> str:

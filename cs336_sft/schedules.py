@@ -54,18 +54,23 @@ def lr_factor(step: int, total: int, schedule: Schedule = "constant", warmup: in
     return 1.0
 
 
-def evaluation_steps(total: int, cadence: int | Literal["log"] | None) -> tuple[int, ...]:
+Cadence = int | tuple[int, ...] | Literal["log"] | None
+
+
+def evaluation_steps(total: int, cadence: Cadence) -> tuple[int, ...]:
     """The steps after which to evaluate: always 0 and the last, and between them what ``cadence`` says.
 
     Args:
         total: steps of the run.
         cadence: every so many steps; ``"log"`` doubles the distance each time, which shows an early peak for a
-            handful of evaluations; None adds nothing.
+            handful of evaluations; a tuple names the steps; None adds nothing.
 
     >>> evaluation_steps(20, "log")
     (0, 1, 2, 4, 8, 16, 20)
     >>> evaluation_steps(20, 8)
     (0, 8, 16, 20)
+    >>> evaluation_steps(20, (4, 12, 28))
+    (0, 4, 12, 20)
     >>> evaluation_steps(20, None)
     (0, 20)
     """
@@ -73,6 +78,8 @@ def evaluation_steps(total: int, cadence: int | Literal["log"] | None) -> tuple[
         between: set[int] = set()
     elif cadence == "log":
         between = {2**k for k in range(total.bit_length()) if 2**k < total}
+    elif isinstance(cadence, tuple):
+        between = {step for step in cadence if step < total}
     else:
         between = set(range(cadence, total, cadence))
     return tuple(sorted({0, total} | between))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.schedules import Schedule
+from cs336_sft.schedules import Cadence, Schedule
 
 MixedPrecision = Literal["no", "bf16"]
 Normalization = Literal["tokens", "handout"]
@@ -36,8 +36,8 @@ class SFTConfig:
         normalization: ``"tokens"`` weighs every target token of a step alike; ``"handout"`` is CS336's
             ``sft_microbatch_train_step``. See ``losses``.
         normalize_constant: the divisor of the handout's normalisation.
-        eval_every: evaluate every so many steps, or at ``"log"``-spaced ones (1, 2, 4, 8, ...); before the first and
-            after the last step in any case. None: only then.
+        eval_every: evaluate every so many steps, at ``"log"``-spaced ones (1, 2, 4, 8, ...), or at those of a tuple;
+            before the first and after the last step in any case. None: only then.
         checkpoint_every: write a checkpoint every so many steps, or every ``"epoch"``; after the last in any case.
         keep_checkpoints: how many of the newest checkpoints to keep; None: all.
         entropy_every: log the mean entropy over the response tokens every so many steps; None: never.
@@ -71,7 +71,7 @@ class SFTConfig:
     mixed_precision: MixedPrecision = "no"
     normalization: Normalization = "tokens"
     normalize_constant: float = 1.0
-    eval_every: int | Literal["log"] | None = "log"
+    eval_every: Cadence = "log"
     checkpoint_every: int | Literal["epoch"] = "epoch"
     keep_checkpoints: int | None = 2
     entropy_every: int | None = None
@@ -124,9 +124,9 @@ class SFTConfig:
         ):
             demand(getattr(self, field) in allowed, field, f"choose one of {', '.join(allowed)}")
         demand(
-            self.eval_every in (None, "log") or _is_count(self.eval_every),
+            self.eval_every in (None, "log") or _is_count(self.eval_every) or _are_counts(self.eval_every),
             "eval_every",
-            "give a number of steps, 'log', or None",
+            "give a number of steps, a tuple of steps, 'log', or None",
         )
         demand(
             self.checkpoint_every == "epoch" or _is_count(self.checkpoint_every),
@@ -170,6 +170,10 @@ class SFTConfig:
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_count, value))
 
 
 def _is_count(value: object, least: int = 1) -> bool:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
@@ -62,6 +62,7 @@ def train_sft(
     run_dir: str | Path,
     *,
     evaluator: Evaluator | None = None,
+    evaluation: Mapping[str, Any] | None = None,
 ) -> TrainingResult:
     """Fine-tune ``model`` in place and keep everything in ``run_dir``.
 
@@ -78,13 +79,15 @@ def train_sft(
         run_dir: a new or empty directory, or that of the same run; see ``run_directory`` for what is in it.
         evaluator: called as ``evaluator(step)`` before the first step (0) and at the steps of ``config.eval_every``,
             with ``model`` in evaluation mode; returns flat metrics. With several processes only the main one calls it.
+        evaluation: what the evaluator measures with (problems, limit, ...), flat, of JSON values. Kept with the
+            configuration: a run can't go on with other ones, for its curve would change its meaning halfway.
 
     Returns:
         A ``TrainingResult``; ``interrupted`` is True if it was stopped by a signal before the end.
 
     Raises:
-        RunDirectoryError: the directory belongs to a run with another configuration, other data or other starting
-            weights (the message names the fields), is in use, or is damaged.
+        RunDirectoryError: the directory belongs to a run with another configuration, other data, other starting
+            weights or another ``evaluation`` (the message names the fields), is in use, or is damaged.
         DataError, ContextLengthError: an example can't be trained on.
         NonFiniteLossError: loss or gradient became nan or infinite; ``nonfinite.json`` names the examples.
         ConfigError: a tracker's package is missing, or accelerate was launched with sharded weights.
@@ -103,7 +106,7 @@ def train_sft(
         model.to(accelerator.device)
         to_master_weights(model)
         if accelerator.is_main_process:
-            check_identity(run, model, examples, config)
+            check_identity(run, model, examples, config, evaluation or {})
         accelerator.wait_for_everyone()
         start = checkpoints.newest_checkpoint(run.checkpoints)
         if start:

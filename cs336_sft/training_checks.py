@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cs336_sft import checkpoints
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
@@ -81,8 +81,18 @@ def fingerprint_examples(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
-def check_identity(run: RunDirectory, model: torch.nn.Module, examples: Sequence[Example], config: SFTConfig) -> None:
-    """A new run notes what it is made from; an existing one must be made from the same."""
+def check_identity(
+    run: RunDirectory,
+    model: torch.nn.Module,
+    examples: Sequence[Example],
+    config: SFTConfig,
+    evaluation: Mapping[str, Any],
+) -> None:
+    """A new run notes what it is made from and how it is evaluated; an existing one must agree.
+
+    Raises:
+        RunDirectoryError: it does not; the message names the fields.
+    """
     weights = checkpoints.fingerprint_weights(model)
     path = run.path / "config.json"
     stored = read_json(path).get("starting_weights") if path.exists() else weights
@@ -96,5 +106,7 @@ def check_identity(run: RunDirectory, model: torch.nn.Module, examples: Sequence
         "starting_weights": weights,
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        # Flat, so that an error names the one setting that differs.
+        **{f"evaluation.{name}": value for name, value in evaluation.items()},
     }
     run.check_config(identity, free=_FREE_FIELDS)

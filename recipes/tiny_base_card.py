@@ -60,7 +60,8 @@ def section(*, every_row: bool) -> str:
     last = max(r["step"] for r in record["rows"] if r["name"] == "SFT 512")
     sft = best["sft"]
     return (
-        f"Measured on {record['problems']} problems of the {record['split']} split (95 % intervals in brackets), greedy, "
+        f"Measured on {record['problems']} problems of the {record['split']} split (95 % intervals in brackets), "
+        "greedy, "
         f"at most 160 new tokens unless the row says otherwise; SFT: AdamW, learning rate {sft['learning_rate']:g}, "
         f"batch {sft['batch_size']}, {sft['epochs']} epochs. By `{record['command']}` on {record['device']}, "
         f"{record['date']}; raw figures in `recorded/tiny_base/`.\n\n"

@@ -270,6 +270,8 @@ def test_sft_evaluates_from_step_zero_and_leaves_a_model(data, model_folder, tmp
     picture = tmp_path / "plots" / "curves.png"
     assert main(["plot", str(run), "--out", str(picture)]) == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+    refusal = error_of(capsys, ["plot", str(run / "final"), "--out", str(picture)])
+    assert "no evaluations" in refusal and "not the model's folder" in refusal
 
 
 def test_sft_warns_of_evaluating_on_training_problems(data, model_folder, tmp_path, capsys) -> None:
@@ -289,6 +291,28 @@ def test_sft_goes_on_and_refuses_another_configuration(data, model_folder, tmp_p
     first = result(capsys, *argv)
     assert result(capsys, *argv)["evaluations"] == first["evaluations"]
     assert "learning_rate" in error_of(capsys, [*argv, "--lr", "0.5"])
+
+
+def test_sft_refuses_to_go_on_with_another_evaluation(data, model_folder, tmp_path, capsys, problems) -> None:
+    from cs336_sft.gsm8k import write_problems
+
+    run = tmp_path / "run"
+    argv = sft("--max-steps", "1", "--eval-every", "ends", data=data, model=model_folder, out=run)
+    first = result(capsys, *argv)
+    stored = json.loads((run / "config.json").read_text())
+    assert (stored["evaluation.limit"], stored["evaluation.n_problems"]) == (4, 3)
+    assert stored["evaluation.split"] == "validation"
+
+    assert "evaluation.limit was 4, now 9" in error_of(capsys, [*argv, "--limit", "9"])
+    assert "evaluation.n_problems was 3, now 2" in error_of(capsys, [*argv, "--eval-size", "2"])
+    others, same = tmp_path / "others.jsonl", tmp_path / "same.jsonl"
+    write_problems(others, problems[1:] + problems[:1])
+    write_problems(same, problems)
+    refusal = error_of(capsys, [*argv, "--eval-data", str(others)])
+    assert "evaluation.problems was" in refusal and "Remedy" in refusal
+    assert json.loads((run / "config.json").read_text()) == stored
+    again = result(capsys, *argv, "--eval-data", str(same))
+    assert again["evaluations"] == first["evaluations"], "the same problems under another name are the same"
 
 
 def error_of(capsys, argv: list[str]) -> str:
@@ -392,7 +416,7 @@ def test_doctor_prints_facts_and_lesson_times(monkeypatch, capsys) -> None:
     monkeypatch.setattr(doctor, "calibrate", lambda seconds: doctor.Speed(2000.0, 3000.0))
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    assert all(words in shown for words in ("cores", "memory", "GPU", "vLLM", "GSM8K", "04_first_sft_run", "together"))
+    assert all(words in shown for words in ("cores", "memory", "GPU", "vLLM", "GSM8K", "03_grader", "together"))
     report = result(capsys, "doctor", "--no-calibration")
     assert report["speed"] is None and set(report["profiles"]) == {"tiny", "smollm2", "qwen2.5-math-1.5b"}
 

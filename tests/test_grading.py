@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
@@ -41,6 +42,16 @@ NOTHING = {"format_reward": 0.0, "answer_reward": 0.0, "reward": 0.0}
 
 def labelled_cases() -> list[dict]:
     return [json.loads(line) for line in CASES_FILE.read_text(encoding="ascii").splitlines()]
+
+
+def test_the_rounds_of_the_labelled_set_are_told_as_they_are() -> None:
+    history = json.loads(CASES_FILE.with_suffix(".rounds.json").read_text(encoding="ascii"))
+    told = {row["round"]: row["cases"] for row in history["rounds"]}
+    assert told == dict(Counter(case["round"] for case in labelled_cases()))
+    for row in history["rounds"]:
+        assert row["agreed_at_first_look"] + row["false_accepts_at_first_look"] <= row["cases"]
+    recorded = json.loads((CASES_FILE.parents[2] / "recorded" / "grader_benchmark.json").read_text(encoding="utf-8"))
+    assert recorded["rounds"][CASES_FILE.name] == history
 
 
 def gsm8k_problems() -> list[Problem]:

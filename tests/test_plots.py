@@ -73,6 +73,15 @@ def test_lengths_are_shares_of_their_own_number_of_texts() -> None:
     assert "tokens" in panel.get_xlabel()
 
 
+def test_ticks_of_shares_say_where_they_stand() -> None:
+    # Shares of a few per cent get ticks at 2.5 %, which whole per cents would call 2 %.
+    figure = plot_lengths({"uniform": list(range(0, 60, 3))})
+    (panel,) = figure.axes
+    figure.canvas.draw()
+    for tick, label in zip(panel.get_yticks(), panel.get_yticklabels(), strict=True):
+        assert float(label.get_text().rstrip("%")) == pytest.approx(100 * tick)
+
+
 @pytest.mark.parametrize(
     "call", [lambda: plot_evaluations({}), lambda: plot_training({"a": []}), lambda: plot_lengths({})]
 )

@@ -41,6 +41,10 @@ def test_fixed_cadence(total, every):
     assert list(steps) == sorted(set(steps))
 
 
+def test_named_steps_are_put_in_order_and_cut_at_the_end():
+    assert evaluation_steps(20, (12, 4, 4, 30)) == (0, 4, 12, 20)
+
+
 def test_cadence_none_is_both_ends():
     assert evaluation_steps(7, None) == (0, 7)
 

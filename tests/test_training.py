@@ -465,6 +465,8 @@ def test_an_evaluator_may_not_overwrite_the_loops_fields(random_model, tokenizer
         ("normalize_constant", 0),
         ("eval_every", 0),
         ("eval_every", "epoch"),
+        ("eval_every", ()),
+        ("eval_every", (4, 0)),
         ("checkpoint_every", None),
         ("keep_checkpoints", 0),
         ("entropy_every", 0),
@@ -483,7 +485,7 @@ def test_a_bad_field_is_named_with_its_value_and_a_remedy(field, value):
 def test_two_limits_on_a_microbatch_are_refused_and_dicts_round_trip():
     with pytest.raises(ConfigError, match="micro_batch_tokens is 100.*micro_batch_size"):
         SFTConfig(micro_batch_size=2, micro_batch_tokens=100)
-    config = SFTConfig(betas=(0.8, 0.9), trackers=("wandb", "tensorboard"), warmup=0.1, eval_every=None)
+    config = SFTConfig(betas=(0.8, 0.9), trackers=("wandb", "tensorboard"), warmup=0.1, eval_every=(1, 8))
     assert SFTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ConfigError, match="no field 'lr'"):
         SFTConfig.from_dict({"lr": 1e-5})

@@ -59,5 +59,8 @@ def read_evaluations(folder: Path) -> list[dict]:
         raise ConfigError(f"{folder} is a file", remedy)
     records = load_result(folder).evaluations
     if not records:
-        raise ConfigError(f"{folder} has no evaluations (evaluations.jsonl)", "let the run evaluate at least once")
+        raise ConfigError(
+            f"{folder} has no evaluations (evaluations.jsonl)",
+            "give the directory of a run that evaluated at least once (not the model's folder in it)",
+        )
     return list(records)

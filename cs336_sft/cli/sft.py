@@ -7,6 +7,8 @@ cs336-sft sft --profile smollm2 --train-size 64 --max-steps 8 --out runs/smollm2
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,7 +40,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch-size", type=size, help="sequences an optimizer step; default: the profile's (8)")
     parser.add_argument("--micro-batch-size", type=size, help="sequences at once on the device; default: the profile's")
     parser.add_argument("--no-eos", action="store_true", help="leave the end-of-text token out of the targets")
-    parser.add_argument("--eval-every", type=cadence, default="log", help="steps, `log` (1, 2, 4, ...) or `ends`")
+    parser.add_argument(
+        "--eval-every", type=cadence, default="log", help="N, steps as 1,8,64, `log` (1, 2, 4, ...) or `ends`"
+    )
     parser.add_argument("--eval-size", type=size, help="validation problems; default: the profile's (256)")
     parser.add_argument("--limit", type=size, help="generation limit in tokens; default: the profile's")
     parser.add_argument("--test", action="store_true", help="measure on the test split once, after the last step")
@@ -46,13 +50,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     common.add_json(parser)
 
 
-def cadence(text: str) -> int | str | None:
+def cadence(text: str) -> int | tuple[int, ...] | str | None:
     """An argparse type: how often to evaluate.
 
-    >>> cadence("20"), cadence("log"), cadence("ends")
-    (20, 'log', None)
+    >>> cadence("20"), cadence("1,8,64"), cadence("log"), cadence("ends")
+    (20, (1, 8, 64), 'log', None)
     """
-    return {"log": "log", "ends": None}[text] if text in ("log", "ends") else common.positive_int(text)
+    if text in ("log", "ends"):
+        return {"log": "log", "ends": None}[text]
+    steps = tuple(common.positive_int(step) for step in text.split(","))
+    return steps if len(steps) > 1 else steps[0]
 
 
 def sft_config(args: argparse.Namespace, profile: Profile, *, gpu: bool) -> SFTConfig:
@@ -97,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     model, tokenizer = common.load(profile)
     examples = make_examples(training, template, tokenizer, append_eos=not args.no_eos)
 
-    measure = make_evaluator(model, tokenizer, template, args.limit or profile.limit)
+    limit = args.limit or profile.limit
+    measure = make_evaluator(model, tokenizer, template, limit)
     result = train_sft(
         model,
         tokenizer,
@@ -105,6 +113,13 @@ def run(args: argparse.Namespace) -> int:
         config,
         run_dir,
         evaluator=lambda step: measure(validation, run_dir / "generations" / f"step-{step:06d}.jsonl"),
+        evaluation={
+            "split": "validation",
+            "n_problems": len(validation),
+            "problems": fingerprint_problems(validation),
+            "template": template.name,
+            "limit": limit,
+        },
     )
     test = None
     if args.test and not result.interrupted:
@@ -113,6 +128,18 @@ def run(args: argparse.Namespace) -> int:
         test = measure(problems, run_dir / "generations" / "test.jsonl")
     report(args, profile, run_dir, result, test)
     return 130 if result.interrupted else 0
+
+
+def fingerprint_problems(problems: list[Problem]) -> str:
+    """SHA-256 over questions and final answers, in order: the same problems by any path are the same.
+
+    >>> from cs336_sft.records import Problem
+    >>> a, b = Problem("2 + 3?", "#### 5", "5"), Problem("2 + 4?", "#### 6", "6")
+    >>> fingerprint_problems([a, b]) == fingerprint_problems([b, a])
+    False
+    """
+    text = json.dumps([(problem.question, problem.final) for problem in problems])
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def warn_of_overlap(training: list[Problem], evaluation: list[Problem]) -> None:
