@@ -416,7 +416,7 @@ def test_doctor_prints_facts_and_lesson_times(monkeypatch, capsys) -> None:
     monkeypatch.setattr(doctor, "calibrate", lambda seconds: doctor.Speed(2000.0, 3000.0))
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    assert all(words in shown for words in ("cores", "memory", "GPU", "vLLM", "GSM8K", "03_grader", "together"))
+    assert all(words in shown for words in ("cores", "memory", "GPU", "vLLM", "GSM8K", "04_first_sft_run", "together"))
     report = result(capsys, "doctor", "--no-calibration")
     assert report["speed"] is None and set(report["profiles"]) == {"tiny", "smollm2", "qwen2.5-math-1.5b"}
 
