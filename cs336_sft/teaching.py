@@ -272,6 +272,26 @@ def show_widget(widget: Any, stand_in: str) -> None:
     display({**data, "text/plain": stand_in}, raw=True)
 
 
+def check_claim(holds: bool, claim: str, *, binding: bool) -> None:
+    """Test a claim of a notebook's text and say so.
+
+    Args:
+        binding: a false claim is an error. The texts were written for the embedded model: with another one a claim
+            that does not hold is only reported.
+
+    Raises:
+        AssertionError: a binding claim does not hold; the message quotes it.
+
+    >>> check_claim(1 < 2, "one is less than two", binding=True)
+    ok: one is less than two
+    >>> check_claim(2 < 1, "two is less than one", binding=False)
+    not so with this profile: two is less than one
+    """
+    if binding and not holds:
+        raise AssertionError(f"the text claims: {claim}. Here it is not so")
+    print("ok:" if holds else "not so with this profile:", claim)
+
+
 def _kind(position: int, example: Example) -> Kind:
     if position >= len(example):
         return "padding"

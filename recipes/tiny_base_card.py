@@ -61,8 +61,8 @@ def section(*, every_row: bool) -> str:
     sft = best["sft"]
     return (
         f"Measured on {record['problems']} problems of the {record['split']} split (95 % intervals in brackets), "
-        "greedy, "
-        f"at most 160 new tokens unless the row says otherwise; SFT: AdamW, learning rate {sft['learning_rate']:g}, "
+        "greedy, at most 160 new tokens unless the row says otherwise; SFT: AdamW, "
+        f"learning rate {sft['learning_rate']:g}, "
         f"batch {sft['batch_size']}, {sft['epochs']} epochs. By `{record['command']}` on {record['device']}, "
         f"{record['date']}; raw figures in `recorded/tiny_base/`.\n\n"
         f"{table(record, every_row=every_row)}\n"
