@@ -37,6 +37,7 @@ _HOME = {
     "generation_log": ("log_generations",),
     "training": ("SFTConfig", "train_sft"),
     "profiles": ("get_profile",),
+    "exercises": ("check",),
     "models": ("embedded_model_path", "load_model_and_tokenizer"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
