@@ -9,6 +9,7 @@ Run by ``runner.Server`` as ``python -c "from cs336_sft.exercises.server import 
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import os
 import struct
@@ -38,6 +39,8 @@ def main() -> None:
         task = decode(frame)
         if task.get("op") != "load":
             continue
+        for name in task["preload"]:
+            importlib.import_module(name)
         pid = os.fork()
         if pid == 0:
             try:

@@ -108,7 +108,22 @@ def _float_strict(response: str, ground_truth: str, fast: bool = True) -> dict[s
     return right(response, ground_truth)
 
 
+def _last_number(response: str, ground_truth: str) -> dict[str, float]:
+    """The number may stand anywhere, as long as there is a marker."""
+    text = re.split(r"(?m)^\s*Question:", response)[0]
+    if "####" not in text:
+        return dict.fromkeys(KEYS, 0.0)
+    found = _NUMBER.findall(text)
+    right = float(bool(found) and _value(found[-1]) == _value(ground_truth))
+    return {"format_reward": 1.0, "answer_reward": right, "reward": right}
+
+
 SLIPS = (
+    Slip(
+        "last-number-of-text",
+        "reads the last number of the whole response, marker or not",
+        lambda r, t, fast=True: _last_number(r, t),
+    ),
     Slip(
         "last-number",
         "reads the last number of the whole response, marker or not",
@@ -212,6 +227,11 @@ SLIPS = (
             )
         ),
         hint=3,
+    ),
+    Slip(
+        "format-needs-digit",
+        "format_reward is 0 for an unreadable answer: it speaks of structure only",
+        _grader(form=lambda s, n: bool(s) and re.search(r"\d", s) is not None),
     ),
     Slip(
         "format-needs-number",

@@ -40,6 +40,7 @@ def _cases() -> list[Case]:
         Case(([short, bare],), label="one right, one without the format that a lenient reader takes for right"),
         Case(([short, loose],), label="one right, one with answer_reward 1 but format_reward 0"),
         Case(([long, bare],), label="two of 8 tokens: one cut off by the limit, one stopped there by itself"),
+        Case(([short, wrong, bare],), label="one right, one wrong, one without the format"),
         Case(([short, long, wrong, bare, cut, loose],), label="six of all kinds"),
         Case(([wrong, cut],), label="none right", why="no right answer at all: the accuracy is 0, not an error"),
     ]

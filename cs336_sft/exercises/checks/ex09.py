@@ -39,6 +39,12 @@ def _cases() -> list[Case]:
         Case(
             (*pairs, PAD_IS_EOS), {"append_eos": False}, label="two pairs, append_eos=False, pad and eos are the same"
         ),
+        Case(
+            (*pairs[:1], ["5 <eos> .", "A"], PLAIN),
+            eos,
+            label="an output that holds end-of-text itself",
+            why="an end-of-text in the output is a response token like any other",
+        ),
         Case((["Q :", "2 + 3 ="], ["", "5"], PAD_IS_EOS), eos, label="an empty output: its only target is end-of-text"),
     ]
 
