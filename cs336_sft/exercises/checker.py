@@ -21,7 +21,8 @@ from cs336_sft.exercises.runner import Limits, Server, Stopped
 
 # What PyTorch imports on its first backward and its first optimizer: once a server instead of once a file.
 _BACKWARD = ("torch.fx.experimental.symbolic_shapes",)
-_PRELOAD = dict.fromkeys(("ex03", "ex04", "ex05", "ex06", "ex10", "ex11"), _BACKWARD) | {"ex13": ("torch._dynamo",)}
+_PRELOAD = dict.fromkeys(("ex03", "ex04", "ex05", "ex06", "ex10"), _BACKWARD)
+_PRELOAD |= dict.fromkeys(("ex11", "ex13"), (*_BACKWARD, "torch._dynamo"))
 
 
 def check_file(exercise: Exercise, file: Path, server: Server, *, name: str | None = None) -> Report:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import tempfile
 import textwrap
 from collections.abc import Callable
@@ -74,8 +75,20 @@ def _collect(name: str, value: Any, parts: dict[str, str]) -> None:
             raise ConfigError(f"the source of {name} can't be had", remedy) from error
         del parts[name]
         parts[name] = source
-    elif hasattr(value, "__module__") and hasattr(value, "__qualname__"):
-        parts[name] = f"from {value.__module__} import {value.__qualname__} as {name}"
+    elif callable(value) and (home := _home(name, value)) is not None:
+        parts[name] = f"from {home[0]} import {home[1]} as {name}"
+
+
+def _home(name: str, value: Any) -> tuple[str, str] | None:
+    """A loaded module and the name under which it has the value; the shortest, most public one."""
+    names = {name, getattr(value, "__name__", name)}
+    found = [
+        (any(part.startswith("_") for part in module_name.split(".")), len(module_name), module_name, known_as)
+        for module_name, module in list(sys.modules.items())
+        for known_as in names
+        if isinstance(module, ModuleType) and module_name != "__main__" and vars(module).get(known_as) is value
+    ]
+    return min(found)[2:] if found else None
 
 
 def _is_own(value: Any) -> bool:

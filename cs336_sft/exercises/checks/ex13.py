@@ -105,7 +105,7 @@ def _case() -> Case:
         response = torch.randint(1, 8, (2 + (5 * i) % 7,), generator=generator).tolist()
         examples.append(Example(tuple(prompt), (*response, EOS)))
     return Case(
-        (model_spec(8, seed=13, scale=1.5), examples, EOS),
+        (model_spec(8, seed=13, scale=3.0), examples, EOS),
         {"epochs": 2, "batch_size": 4, "microbatch_size": 2, "learning_rate": 0.2},
         label="7 examples, batches of 4 in microbatches of 2, 2 epochs; padding and end-of-text are both id 0",
     )
