@@ -48,14 +48,14 @@ def as_file(function: Callable[..., Any], exercise: Exercise) -> str:
     if not isinstance(function, FunctionType):
         raise ConfigError("this is no plain function", "give the function itself, as its cell defines it")
     parts: dict[str, str] = {}
-    _collect(function.__name__, function, parts)
+    _collect(function.__name__, function, parts, function.__globals__)
     for name in exercise.functions:
         if name not in parts and isinstance(function.__globals__.get(name), FunctionType):
-            _collect(name, function.__globals__[name], parts)
+            _collect(name, function.__globals__[name], parts, function.__globals__)
     return "from __future__ import annotations\n\n" + "\n".join(parts.values()) + "\n"
 
 
-def _collect(name: str, value: Any, parts: dict[str, str]) -> None:
+def _collect(name: str, value: Any, parts: dict[str, str], own: dict[str, Any]) -> None:
     """Add the definition of a global name, after those that it needs."""
     if name in parts:
         return
@@ -66,7 +66,7 @@ def _collect(name: str, value: Any, parts: dict[str, str]) -> None:
     elif isinstance(value, (FunctionType, type)) and _is_own(value):
         parts[name] = ""  # holds its place, so that recursion ends
         for used, global_value in _used_globals(value):
-            _collect(used, global_value, parts)
+            _collect(used, global_value, parts, own)
         parts[name] = ""
         try:
             source = textwrap.dedent(inspect.getsource(value))
@@ -75,18 +75,18 @@ def _collect(name: str, value: Any, parts: dict[str, str]) -> None:
             raise ConfigError(f"the source of {name} can't be had", remedy) from error
         del parts[name]
         parts[name] = source
-    elif callable(value) and (home := _home(name, value)) is not None:
+    elif callable(value) and (home := _home(name, value, own)) is not None:
         parts[name] = f"from {home[0]} import {home[1]} as {name}"
 
 
-def _home(name: str, value: Any) -> tuple[str, str] | None:
-    """A loaded module and the name under which it has the value; the shortest, most public one."""
+def _home(name: str, value: Any, own: dict[str, Any]) -> tuple[str, str] | None:
+    """A loaded module (not the notebook's own) and the name under which it has the value; the most public one."""
     names = {name, getattr(value, "__name__", name)}
     found = [
         (any(part.startswith("_") for part in module_name.split(".")), len(module_name), module_name, known_as)
         for module_name, module in list(sys.modules.items())
         for known_as in names
-        if isinstance(module, ModuleType) and module_name != "__main__" and vars(module).get(known_as) is value
+        if isinstance(module, ModuleType) and vars(module) is not own and vars(module).get(known_as) is value
     ]
     return min(found)[2:] if found else None
 

@@ -35,6 +35,10 @@ def _cases() -> list[Case]:
             label="an empty output",
             why="an output without tokens has no targets; its row is all masked",
         ),
+        Case(
+            (["Q", "Q : 2 + 3", "Q : A ="], ["5 ?", "= 5 so 5 .", "2 + 2 + 2 + 3"], PLAIN),
+            label="three pairs, prompts of 1, 5 and 4 tokens, outputs of 2, 5 and 7",
+        ),
         Case((["2 + 3 ="] * 2, ["5 ?", "? ?"], PLAIN), label="outputs that hold token 0"),
     ]
 

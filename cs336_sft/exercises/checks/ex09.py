@@ -10,6 +10,7 @@ import torch
 from cs336_sft.exercises.checks.tokens import (
     PAD_IS_EOS,
     PLAIN,
+    WITH_BOS,
     Pairs,
     batch_lines,
     batch_view,
@@ -39,6 +40,7 @@ def _cases() -> list[Case]:
         Case(
             (*pairs, PAD_IS_EOS), {"append_eos": False}, label="two pairs, append_eos=False, pad and eos are the same"
         ),
+        Case((*pair, WITH_BOS), eos, label="a tokenizer that puts <bos> before every text"),
         Case(
             (*pairs[:1], ["5 <eos> .", "A"], PLAIN),
             eos,
@@ -108,7 +110,17 @@ def _padding_too(prompts: Any, outputs: Any, tokenizer: Any, *, append_eos: bool
     return build(pairs, tokenizer.pad_token_id, mask=lambda p, o, width, row: [i >= p for i in range(width)])
 
 
+def _special_tokens(prompts: Any, outputs: Any, tokenizer: Any, *, append_eos: bool = False) -> Any:
+    pairs = encode_pairs(prompts, outputs, tokenizer, add_special_tokens=True)
+    return build(_with_eos(pairs, tokenizer.eos_token_id) if append_eos else pairs, tokenizer.pad_token_id)
+
+
 SLIPS = (
+    Slip(
+        "special-tokens",
+        "a <bos> stands in front of prompt and output: pass add_special_tokens=False",
+        _special_tokens,
+    ),
     Slip(
         "eos-dropped",
         "append_eos=True does nothing: no end-of-text in the targets, and the model never learns to stop",
