@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -209,3 +210,32 @@ def test_check_by_name_names_the_file_and_shows_html(tmp_path) -> None:
     html = report._repr_html_()
     assert "color:#cf222e" in html and "first wrong" in html and "&lt;" not in report.text()
     assert "\033[31m" in report.text(colour=True) and "\033" not in report.text()
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_no_mutant_of_a_solution_survives_unexplained() -> None:
+    pytest.importorskip("cosmic_ray", reason="needs the extra `mutation`")
+    tool = load_file(ROOT / "tools" / "mutate_solutions.py")
+    reasons = json.loads(tool.REASONS.read_text())
+    mutants = tool.run(EXERCISES)
+    assert len(mutants) > 500
+    assert [m for m in mutants if m.status == "passed" and m.key not in reasons.get(m.exercise, {})] == []
+
+
+def test_stanford_s_adapters_are_this_library_s_functions() -> None:
+    import torch
+
+    import cs336_sft
+
+    adapters = load_file(ROOT / "compat" / "adapters.py")
+    tensor, mask = torch.arange(6.0).reshape(2, 3), torch.tensor([[1, 0, 1], [0, 1, 1]])
+    for dim in (0, 1, None):
+        found = adapters.run_masked_normalize(tensor=tensor, mask=mask, dim=dim, normalize_constant=4.0)
+        assert torch.equal(found, cs336_sft.masked_normalize(tensor, mask, 4.0, dim))
+    assert torch.equal(adapters.run_compute_entropy(tensor), cs336_sft.compute_entropy(tensor))
+    log_probs = (-tensor).requires_grad_()
+    loss, metadata = adapters.run_sft_microbatch_train_step(log_probs, mask, 2, normalize_constant=1.0)
+    assert loss.item() == (0 + 2 + 4 + 5) / 2 / 2 and isinstance(metadata, dict)
+    with pytest.raises(NotImplementedError):
+        adapters.run_grpo_train_step()

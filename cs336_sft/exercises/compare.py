@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -94,7 +94,7 @@ def compare(
             return Failure(
                 "wrong",
                 f"{function} changes its argument number {number} in place: whoever called it still needs that tensor",
-                _shown_case(case),
+                _shown_case(_told_in_full(cases, index)),
                 slip="changes-input",
                 hint=2,
             )
@@ -102,7 +102,7 @@ def compare(
             first = index
     if first is None:
         return None
-    case = cases[first]
+    case = _told_in_full(cases, first)
     named = _name(cases, got, slips, view, near)
     if isinstance(got[first], Crash):
         return crash_failure(function, got[first], case, named)
@@ -245,6 +245,15 @@ def _nested(value: Any) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(int(value))
+
+
+def _told_in_full(cases: Sequence[Case], index: int) -> Case:
+    """The case; "the same with dim=0" is told together with what it is the same as."""
+    case = cases[index]
+    if not case.label.startswith("the same"):
+        return case
+    before = next((c.label for c in reversed(cases[:index]) if not c.label.startswith("the same")), "")
+    return replace(case, label=f"{before}; now {case.label}")
 
 
 def _shown_case(case: Case) -> tuple[Line, ...]:
