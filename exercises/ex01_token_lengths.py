@@ -15,7 +15,8 @@ token_lengths(problems, template, tokenizer) -> LengthTable
 
 length_percentiles(table) -> dict
     returns     {"prompt": {"50": ..., "90": ..., "95": ..., "99": ..., "99.5": ...}, "answer": {...}, "total": {...}}
-                with floats, interpolated as numpy.percentile does. "total" is prompt and answer of one problem together.
+                with floats, interpolated as numpy.percentile does. "total" is prompt and answer of one problem
+                together.
 
 By hand: prompts of 10 and 20 tokens, answers of 4 and 1. Totals are 14 and 21.
     50 %: prompt 15.0, answer 2.5, total 17.5        90 %: total 14 + 0.9 * 7 = 20.3

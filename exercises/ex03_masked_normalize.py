@@ -10,7 +10,8 @@ masked_normalize(tensor, mask, normalize_constant, dim=None) -> tensor
     dim                 the dimension to sum (negative ones count from the end); None sums over all of them
     returns             tensor's shape without dim; a scalar for None
 
-What is masked never reaches the result, not even nan or inf. The result is differentiable; the arguments stay as they are.
+What is masked never reaches the result, not even nan or inf. The result is differentiable; the arguments stay as
+they are.
 
 By hand, constant 2:
     tensor  1 2 3 4     mask  . x x .     dim=1: [(2 + 3) / 2, 8 / 2] = [2.5, 4]

@@ -7,8 +7,8 @@ compute_entropy(logits) -> tensor
     logits    [..., V], unnormalised; V is the vocabulary
     returns   [...], in nats: -sum_v p_v log p_v with p = softmax(logits) over the last dimension
 
-Stable: logits of any finite size give the right value, and a logit of -inf (a forbidden token) has probability 0 and adds
-0. Differentiable.
+Stable: logits of any finite size give the right value, and a logit of -inf (a forbidden token) has probability 0 and
+adds 0. Differentiable.
 
 By hand, two rows:
     0 0 0 0             four equal probabilities: log 4 = 1.3863

@@ -13,8 +13,8 @@ The contract, smaller than the library's:
 - A base model goes on and invents the next question. A line that begins with `Question:` ends the response.
 - The answer is what follows the *last* `####` on its line (a blank after the marker is usual, not demanded).
 - format_reward speaks of structure only: 1 whenever something other than blanks follows the marker, readable or not.
-- answer_reward is 1 if that line holds exactly one number and it equals the ground truth by value: 18.0 is 18. Exactly: no
-  tolerance, and 9007199254740993 is not 9007199254740992.
+- answer_reward is 1 if that line holds exactly one number and it equals the ground truth by value: 18.0 is 18.
+  Exactly: no tolerance, and 9007199254740993 is not 9007199254740992.
 - A number may have thousands separators, a sign, decimals; a currency sign, a unit or a full stop may stand beside it.
   `1 8` is two numbers. No fractions, no LaTeX, no numbers in words.
 - reward = format_reward * answer_reward. No response raises an exception.

@@ -16,7 +16,8 @@ accumulate_gradients(microbatches) -> float
 By hand, two microbatches of one row:
     log_probs  -3 -3 -8 -8               mask  x x . .       loss = (2 * 3 + 4 * 0.5) / 6 = 1.3333
                -0.5 -0.5 -0.5 -0.5             x x x x       gradient: -1/6 on each of the six marked entries
-A mean of the two means would give (3 + 0.5) / 2 = 1.75, and weigh a token of the first twice as much as one of the second.
+A mean of the two means would give (3 + 0.5) / 2 = 1.75, and weigh a token of the first twice as much as one of the
+second.
 """
 
 from __future__ import annotations

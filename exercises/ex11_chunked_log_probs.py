@@ -14,8 +14,8 @@ log_probs is differentiable with respect to hidden and head_weight; token_entrop
 logits are computed in float32 also from bfloat16 inputs. No tensor of [N, V] elements may exist, and the chunks' logits
 may not be kept for the backward either: there they are computed once more.
 
-(With V = 151,936, 12 sequences of 1,023 tokens make logits of 7.46 GB in float32; a softmax and a log-softmax beside them
-are what ran out of memory in the notes that this course is built from.)
+(With V = 151,936, 12 sequences of 1,023 tokens make logits of 7.46 GB in float32; a softmax and a log-softmax beside
+them are what ran out of memory in the notes that this course is built from.)
 
 By hand, H = 1, V = 2, hidden [[0], [log 3]], head_weight [[0], [1]], labels [1, 1], any chunk_size:
     logits  0 0         log_probs      -0.6931  -0.2877

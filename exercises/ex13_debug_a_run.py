@@ -11,14 +11,15 @@ train(model, examples, pad_id, *, epochs, batch_size, microbatch_size, learning_
 
 What a right run does:
 - Batches are taken in the order given, batch_size examples each; the last one of an epoch may be smaller.
-- A batch is one optimizer step, cut into microbatches to save memory: the weights after it do not depend on how it is cut.
+- A batch is one optimizer step, cut into microbatches to save memory: the weights after it do not depend on how it
+  is cut.
 - Every response token is a target, the first one and end-of-text included; prompt and padding are not.
 - Every target token of a batch weighs the same.
 - Plain SGD at learning_rate; the gradient of the whole batch is clipped to norm 1 before the update.
 
 Six things below are wrong: two in make_batch, four in train. Each alone lets the loss fall nicely. The optimizer, the
-clipping norm and the order of examples are right. The check trains a tiny random model and tells what is still wrong with
-the run; it does not care how your code looks.
+clipping norm and the order of examples are right. The check trains a tiny random model and tells what is still wrong
+with the run; it does not care how your code looks.
 
 By hand, two examples, prompt P and response R E (E is end-of-text and padding), prompt P Q and response R S E; T = 4:
     labels   R E E E     Q R S E

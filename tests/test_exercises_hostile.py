@@ -92,9 +92,8 @@ HOSTILE = {
     "writes frames into every open file": (
         "import os\nfrom cs336_sft.exercises.server import send\nfrom cs336_sft.exercises.wire import encode\n"
         "for fd in range(3, 64):\n    try:\n        stream = os.fdopen(os.dup(fd), 'wb', buffering=0)\n"
-        "        send(stream, encode({'nonce': 'x', 'loaded': True, 'passed': True}))\n    except OSError:\n        pass\n"
-        + SIGNATURE
-        + "    return tensor.sum()\n",
+        "        send(stream, encode({'nonce': 'x', 'loaded': True, 'passed': True}))\n"
+        "    except OSError:\n        pass\n" + SIGNATURE + "    return tensor.sum()\n",
         "",
     ),
     "writes garbage into every open file": (

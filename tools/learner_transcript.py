@@ -30,8 +30,8 @@ def transcript() -> str:
     lines = [
         "# A learner's path through three exercises",
         "",
-        "Untouched, wrong twice, right. Written by `python tools/learner_transcript.py`; the wrong attempts are files of",
-        "`tests/mistakes/`. In a terminal and in a notebook the same comes in colour.",
+        "Untouched, wrong twice, right. Written by `python tools/learner_transcript.py`; the wrong attempts are",
+        "files of `tests/mistakes/`. In a terminal and in a notebook the same comes in colour.",
     ]
     with tempfile.TemporaryDirectory() as folder:
         Path(folder, "exercises").mkdir()

@@ -3,8 +3,8 @@
 python tools/mutate_solutions.py            # writes docs/MUTATION.md
 python tools/mutate_solutions.py ex03 ex04  # only these, prints the survivors
 
-Needs the extra ``mutation``. A mutant that survives is either a gap in a check or no mistake at all: the reasons for the
-latter stand in ``tests/data/surviving_mutants.json``, by exercise and changed line.
+Needs the extra ``mutation``. A mutant that survives is either a gap in a check or no mistake at all: the reasons for
+the latter stand in ``tests/data/surviving_mutants.json``, by exercise and changed line.
 """
 
 from __future__ import annotations
