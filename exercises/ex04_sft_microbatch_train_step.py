@@ -10,8 +10,8 @@ sft_microbatch_train_step(policy_log_probs, response_mask, gradient_accumulation
     normalize_constant           what each row's sum is divided by
     returns                      (loss, metadata): a scalar tensor, and a dict of your choice (it may be empty)
 
-    loss = mean over rows b of ( -sum_t mask[b, t] * log_probs[b, t] / normalize_constant ) /
-    gradient_accumulation_steps
+    row[b] = -sum_t mask[b, t] * log_probs[b, t] / normalize_constant
+    loss = mean of row over b / gradient_accumulation_steps
 
 The step calls backward itself, once; the returned loss is the divided one. A row that is all masked adds 0 and
 counts as a row.

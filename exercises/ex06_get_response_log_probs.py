@@ -4,8 +4,7 @@ Topic: log-probabilities. Difficulty 2 of 5, about 20 minutes. Taught in noteboo
 Check it with `cs336-sft check ex06`; stuck? `cs336-sft hint ex06`.
 
 get_response_log_probs(model, input_ids, labels, return_token_entropy=False) -> dict
-    model       model(input_ids).logits is [B, T, V]: logits[b, t] is the distribution after reading input_ids[b, : t
-                + 1]
+    model       model(input_ids).logits is [B, T, V]: logits[b, t] is the distribution after input_ids[b, : t + 1]
     input_ids   int64 [B, T]
     labels      int64 [B, T]: labels[b, t] is what position t must predict; the two are already shifted
     returns     {"log_probs": [B, T]} in nats, differentiable; with return_token_entropy also "token_entropy": [B, T],
