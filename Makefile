@@ -59,6 +59,7 @@ test-notebooks: $(STAMP)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks
 
 soak: $(STAMP) ## the tests that take too long for CI
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[mutation]'
 	$(BIN)/python -m pytest -m soak --timeout=3600
 
 lab: $(STAMP) ## JupyterLab on the notebooks, with this environment's kernel

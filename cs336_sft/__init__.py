@@ -39,6 +39,7 @@ _HOME = {
     "generation_log": ("log_generations",),
     "training": ("SFTConfig", "TrainingResult", "load_result", "train_sft"),
     "profiles": ("get_profile",),
+    "exercises": ("check",),
     "models": ("embedded_model_path", "load_model_and_tokenizer"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
