@@ -14,8 +14,8 @@ import pytest
 
 from cs336_sft.exercises.checker import check, check_file
 from cs336_sft.exercises.locate import stub_text, untouched
-from cs336_sft.exercises.registry import EXERCISES, Exercise, find_exercise
-from cs336_sft.exercises.runner import Server
+from cs336_sft.exercises.registry import EXERCISES, Exercise
+from cs336_sft.exercises.runner import Limits, Server
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -36,7 +36,7 @@ each_exercise = pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exerci
 
 @pytest.fixture(scope="module")
 def server():
-    with Server() as running:
+    with Server(Limits(seconds=100)) as running:  # whatever else the machine does meanwhile
         yield running
 
 
@@ -138,45 +138,6 @@ def test_only_the_exercises_are_there() -> None:
         names = {path.name for path in (ROOT / folder).glob("ex*.py") if "before-reset" not in path.name}
         assert names == {exercise.file_name for exercise in EXERCISES}
     assert {path.name for path in MISTAKES.iterdir()} == {exercise.number for exercise in EXERCISES}
-
-
-# --- solutions and library agree
-
-
-def load(exercise: Exercise):
-    return load_file(ROOT / "solutions" / exercise.file_name)
-
-
-def test_the_plain_log_probs_equal_the_library_s_on_a_transformer(random_model) -> None:
-    """Values and gradients, on a real architecture."""
-    import torch
-
-    from cs336_sft import get_response_log_probs
-
-    solution = load(find_exercise("ex06"))
-    ids = torch.randint(0, 300, (3, 12), generator=torch.Generator().manual_seed(0))
-    results = []
-    for function in (solution.get_response_log_probs, get_response_log_probs):
-        random_model.zero_grad()
-        found = function(random_model, ids[:, :-1], ids[:, 1:], True)
-        found["log_probs"].sum().backward()
-        results.append([*found.values(), *(p.grad.clone() for p in random_model.parameters())])
-    for a, b in zip(*results, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
-
-
-def test_the_plain_tokenization_equals_the_library_s_on_a_bpe_tokenizer(tokenizer, problems) -> None:
-    import torch
-
-    from cs336_sft import get_template, tokenize_prompt_and_output
-
-    template = get_template("gsm8k")
-    prompts, outputs = [template.prompt(p) for p in problems], [template.respond(p) for p in problems]
-    plain = load(find_exercise("ex09")).tokenize_prompt_and_output
-    for eos in (False, True):
-        expected = tokenize_prompt_and_output(prompts, outputs, tokenizer, append_eos=eos)
-        found = plain(prompts, outputs, tokenizer, append_eos=eos)
-        assert all(torch.equal(expected[key], found[key]) for key in expected)
 
 
 # --- from a notebook

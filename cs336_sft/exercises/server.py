@@ -37,10 +37,12 @@ def main() -> None:
     send(outgoing, encode({"ready": True}))
     while (frame := receive(incoming)) is not None:
         task = decode(frame)
+        if task.get("op") == "preload":
+            for name in task["modules"]:
+                importlib.import_module(name)
+            send(outgoing, encode({"preloaded": True}))
         if task.get("op") != "load":
             continue
-        for name in task["preload"]:
-            importlib.import_module(name)
         pid = os.fork()
         if pid == 0:
             try:
