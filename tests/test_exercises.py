@@ -98,6 +98,7 @@ def test_messages_tell_the_mistakes_apart(exercise: Exercise, matrix) -> None:
 def test_the_page_is_current(matrix) -> None:
     page = (ROOT / "docs" / "KILL_MATRIX.md").read_text(encoding="utf-8")
     start = page.index("<!-- matrix -->")
+    assert page[:start].strip() == kill_matrix.introduction().strip()
     assert page[start:].strip() == kill_matrix.render(matrix).strip(), "run `python tools/kill_matrix.py`"
 
 

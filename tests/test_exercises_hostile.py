@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
@@ -134,6 +135,12 @@ def test_a_hostile_file_is_not_passed(name: str, server, tmp_path) -> None:
     assert not report.passed and report.status in ("wrong", "crashed"), report.text()
     assert words in report.text(), report.text()
     assert "\033" not in report.text()
+
+
+def test_the_table_has_every_hostile_file() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "HOSTILE_FILES.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([^|]+) \| (wrong|crashed) \| .+ \| passed \|$", page, re.M)
+    assert [name for name, _ in rows] == list(HOSTILE), "run `python tools/hostile_table.py`"
 
 
 def test_a_file_that_never_ends_is_ended_in_time(server, tmp_path) -> None:

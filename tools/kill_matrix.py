@@ -24,7 +24,9 @@ INTRODUCTION = """# The kill matrix: which wrong answers the checks catch
 
 Every file of `tests/mistakes/` is a plausible wrong implementation and names the message that the check must give.
 "caught" means rejected *with that message*, not just rejected. `python tools/kill_matrix.py` writes this page, and a
-test fails when it is out of date. The mutation score is in [MUTATION.md](MUTATION.md).
+test fails when it is out of date.
+
+Mutation testing of the solutions ([MUTATION.md](MUTATION.md)): {score}
 """
 
 
@@ -82,11 +84,19 @@ def render(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def introduction() -> str:
+    """What stands above the table, with the mutation score as its own page has it."""
+    page = (ROOT / "docs" / "MUTATION.md").read_text(encoding="utf-8")
+    return INTRODUCTION.format(
+        score=re.search(r"^\d+ of \d+ mutants are killed.*explained", page, re.M).group() + " there."
+    )
+
+
 def main() -> int:
     with Server() as server:
         rows = run_matrix(server)
     PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(f"{INTRODUCTION}\n{render(rows)}", encoding="utf-8")
+    PAGE.write_text(f"{introduction()}\n{render(rows)}", encoding="utf-8")
     print(f"{sum(row.caught for row in rows)} of {len(rows)} mistakes are caught with their own message")
     return 0 if all(row.caught for row in rows) else 1
 
