@@ -20,7 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cs336_sft.errors import CourseError
+from cs336_sft.errors import ConfigError, CourseError
 from cs336_sft.exercises.perform import (
     Case,
     Crash,
@@ -44,10 +44,19 @@ class Limits:
     Attributes:
         seconds: wall-clock time for all of its check.
         memory: bytes beyond what Python and PyTorch need themselves.
+
+    Raises:
+        ConfigError: one of them is not positive.
     """
 
     seconds: float = 20.0
     memory: int = 1024 * MIB
+
+    def __post_init__(self) -> None:
+        if not 0 < self.seconds < float("inf"):
+            raise ConfigError(f"Limits.seconds is {self.seconds!r}", "give a positive number of seconds")
+        if not self.memory > 0:
+            raise ConfigError(f"Limits.memory is {self.memory!r}", "give a positive number of bytes")
 
 
 class Stopped(Exception):  # noqa: N818 - not an error of ours
