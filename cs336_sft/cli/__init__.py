@@ -22,6 +22,7 @@ COMMANDS = {
     "memory": "memory",
     "eval": "evaluate",
     "sft": "sft",
+    "sweep": "sweep",
     "plot": "plot",
     "grade": "grade",
     "generate-data": "generate_data",
