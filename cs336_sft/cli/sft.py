@@ -7,8 +7,6 @@ cs336-sft sft --profile smollm2 --train-size 64 --max-steps 8 --out runs/smollm2
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,6 +85,7 @@ def run(args: argparse.Namespace) -> int:
     from cs336_sft.prompts import get_template
     from cs336_sft.tokenization import make_examples
     from cs336_sft.training import train_sft
+    from cs336_sft.training_checks import fingerprint_problems
 
     profile = common.chosen_profile(args)
     template = get_template(args.template or profile.template)
@@ -128,18 +127,6 @@ def run(args: argparse.Namespace) -> int:
         test = measure(problems, run_dir / "generations" / "test.jsonl")
     report(args, profile, run_dir, result, test)
     return 130 if result.interrupted else 0
-
-
-def fingerprint_problems(problems: list[Problem]) -> str:
-    """SHA-256 over questions and final answers, in order: the same problems by any path are the same.
-
-    >>> from cs336_sft.records import Problem
-    >>> a, b = Problem("2 + 3?", "#### 5", "5"), Problem("2 + 4?", "#### 6", "6")
-    >>> fingerprint_problems([a, b]) == fingerprint_problems([b, a])
-    False
-    """
-    text = json.dumps([(problem.question, problem.final) for problem in problems])
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def warn_of_overlap(training: list[Problem], evaluation: list[Problem]) -> None:
