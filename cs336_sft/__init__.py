@@ -38,6 +38,11 @@ _HOME = {
     "evaluation": ("Evaluation", "evaluate", "read_generations", "rescore_at_limit"),
     "generation_log": ("log_generations",),
     "training": ("SFTConfig", "TrainingResult", "load_result", "train_sft"),
+    "ei_config": ("ExpertIterationConfig",),
+    "ei_result": ("ExpertIterationResult", "load_expert_iteration"),
+    "expert_iteration": ("expert_iteration",),
+    "selection": ("random_samples", "select_samples"),
+    "ei_metrics": ("pass_at_k",),
     "profiles": ("get_profile",),
     "models": ("embedded_model_path", "load_model_and_tokenizer"),
 }

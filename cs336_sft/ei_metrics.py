@@ -77,10 +77,7 @@ def rollout_metrics(graded: Sequence[Graded]) -> Record:
         "coverage": covered.value,
         "coverage_low": covered.low,
         "coverage_high": covered.high,
-        **{
-            f"pass_at_{k}": fmean(pass_at_k(n, correct, k) for n, correct in right)
-            for k in _powers_of_two(samples)
-        },
+        **{f"pass_at_{k}": fmean(pass_at_k(n, correct, k) for n, correct in right) for k in _powers_of_two(samples)},
         "distinct": fmean(_distinct(group) for group in groups.values()),
         "distinct_correct": fmean(_distinct([i for i in group if i.reward > 0]) for group in groups.values()),
         "entropy": metrics.entropy,

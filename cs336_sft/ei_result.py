@@ -24,7 +24,7 @@ class ExpertIterationResult:
         rounds: one flat record a finished round, from round 0, the start:
 
             - ``round``, ``steps`` (optimizer steps of the round), ``total_steps``, ``weights`` (their fingerprint);
-            - the validation metrics after the round, under the names of ``Metrics``: ``accuracy``, ``accuracy_low``, ...;
+            - the validation metrics after the round, named as in ``Metrics``: ``accuracy``, ``accuracy_low``, ...;
             - ``rollout_...``: of the samples that the policy *before* the round's training wrote (``rollout_metrics``),
               and ``engine_gap``;
             - ``kept_...``: of what was trained on (``kept_metrics``); ``would_keep``: what the filter would keep;

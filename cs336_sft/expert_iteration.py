@@ -358,7 +358,9 @@ class _Loop:
         prompts = encode([sample.prompt for sample in chosen], self.tokenizer)
         examples = [Example(tuple(p), s.token_ids) for p, s in zip(prompts, chosen, strict=True)]
         scores = score_responses(self.model, examples)
-        gap = engine_gap([s for s, c in zip(scores, chosen, strict=True) if c.logprobs], [c for c in chosen if c.logprobs])
+        gap = engine_gap(
+            [s for s, c in zip(scores, chosen, strict=True) if c.logprobs], [c for c in chosen if c.logprobs]
+        )
         if missing:
             entropies = {id(sample): score.entropies for sample, score in zip(chosen, scores, strict=True)}
             rollouts = [[replace(s, entropies=entropies.get(id(s))) for s in samples] for samples in rollouts]
@@ -447,7 +449,9 @@ def _engine(sampler: Sampler | None) -> str:
 
 
 def _device() -> torch.device:
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
+    )
 
 
 def _wait_for(path: Path) -> Record:

@@ -21,6 +21,7 @@ COMMANDS = {
     "lengths": "lengths",
     "eval": "evaluate",
     "sft": "sft",
+    "ei": "ei",
     "plot": "plot",
     "grade": "grade",
     "generate-data": "generate_data",
