@@ -13,7 +13,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "records": ("Batch", "Example", "Generation", "Graded", "Problem"),
-    "errors": ("ConfigError", "ContextLengthError", "CourseError", "DataError", "RunDirectoryError"),
+    "errors": (
+        "ConfigError",
+        "ContextLengthError",
+        "CourseError",
+        "DataError",
+        "EngineDiedError",
+        "EngineMismatchError",
+        "RunDirectoryError",
+        "StaleEngineError",
+    ),
     "prompts": ("PromptTemplate", "get_template"),
     "gsm8k": ("hold_out", "load_gsm8k", "read_problems", "write_problems"),
     "wordproblems": ("generate_problems",),
@@ -33,6 +42,10 @@ _HOME = {
     ),
     "sampling": ("Sampler", "SamplingConfig"),
     "hf_sampler": ("HFSampler",),
+    "samplers": ("make_sampler",),
+    "vllm_config": ("VLLMConfig",),
+    "vllm_sampler": ("VLLMSampler",),
+    "vllm_handout": ("evaluate_vllm", "init_vllm", "load_policy_into_vllm_instance"),
     "intervals": ("clustered_rate_interval", "mean_interval", "paired_difference_interval", "wilson_interval"),
     "metrics": ("Metrics", "compute_metrics"),
     "evaluation": ("Evaluation", "evaluate", "read_generations", "rescore_at_limit"),
