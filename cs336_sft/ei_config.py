@@ -147,7 +147,9 @@ class ExpertIterationConfig:
             seed=self.seed * 1000 + round_number,
             stop=stop,
             min_new_tokens=self.min_new_tokens,
-            record_entropy=self.record_entropy,
+            # No engine but ours records distributions in which end-of-text was not yet forbidden and finds stop strings
+            # at once; the policy then gives the entropies.
+            record_entropy=self.record_entropy and not (stop and self.min_new_tokens),
         )
 
     def to_dict(self) -> dict[str, Any]:

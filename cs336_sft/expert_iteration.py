@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -255,7 +256,7 @@ class _Loop:
                 chunk=config.chunk_questions,
             )
         with _measured(record, "entropy"):
-            record["engine_gap"], rollouts = self._scored(rollouts)
+            record["engine_gap"], entropy = self._scored(rollouts)
         began = time.perf_counter()
         graded = self._graded(questions, rollouts, self.reward_fn)
         write_generations(folder / "graded.jsonl", graded)
@@ -270,6 +271,7 @@ class _Loop:
             {f"rollout_{name}": value for name, value in rollout_metrics(graded).items()}
             | {"would_keep": counts["would_keep"], "kept_n": len(rows)}
             | {f"kept_{name}": value for name, value in counts["kept"].items()}
+            | ({} if entropy is None else {"rollout_entropy": entropy})
             | record
         )
 
@@ -349,22 +351,16 @@ class _Loop:
             "kept": kept_metrics(kept),
         }
 
-    def _scored(self, rollouts: list[list[Generation]]) -> tuple[float | None, list[list[Generation]]]:
-        """The engine's gap; and the rollouts, with the policy's entropies on a part of them if the engine has none."""
+    def _scored(self, rollouts: Sequence[Sequence[Generation]]) -> tuple[float | None, float | None]:
+        """The engine's gap; and, if the engine records no entropies, the policy's on a part of the rollouts."""
         flat = [sample for samples in rollouts for sample in samples if sample.token_ids]
         missing = self.config.record_entropy and any(sample.entropies is None for sample in flat)
-        stride = max(1, len(flat) // (_SCORED_FOR_ENTROPY if missing else _SCORED))
-        chosen = flat[::stride]
+        chosen = flat[:: max(1, len(flat) // (_SCORED_FOR_ENTROPY if missing else _SCORED))]
         prompts = encode([sample.prompt for sample in chosen], self.tokenizer)
         examples = [Example(tuple(p), s.token_ids) for p, s in zip(prompts, chosen, strict=True)]
         scores = score_responses(self.model, examples)
-        gap = engine_gap(
-            [s for s, c in zip(scores, chosen, strict=True) if c.logprobs], [c for c in chosen if c.logprobs]
-        )
-        if missing:
-            entropies = {id(sample): score.entropies for sample, score in zip(chosen, scores, strict=True)}
-            rollouts = [[replace(s, entropies=entropies.get(id(s))) for s in samples] for samples in rollouts]
-        return gap, rollouts
+        entropies = [entropy for score in scores for entropy in score.entropies]
+        return engine_gap(scores, chosen), fmean(entropies) if missing and entropies else None
 
     # --- weights, records ---------------------------------------------------------------------------------------------
 
@@ -445,7 +441,9 @@ def _round_seed(seed: int, number: int) -> int:
 
 
 def _engine(sampler: Sampler | None) -> str:
-    return getattr(sampler, "engine", type(sampler).__name__)
+    """What else the samples depend on: the engine, and the type it computes in where that is not the policy's."""
+    dtype = getattr(getattr(sampler, "config", None), "dtype", None)
+    return type(sampler).__name__ + (f"/{dtype}" if dtype else "")
 
 
 def _device() -> torch.device:

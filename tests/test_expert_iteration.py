@@ -62,7 +62,7 @@ def never(response: str, reference: str) -> dict[str, float]:
 
 @pytest.fixture
 def iterate(make_model, tokenizer, problems, tmp_path):
-    """``iterate(name, ...)``: one run in a folder of that name, with a fresh model; the model is in ``iterate.model``."""
+    """``iterate(name, ...)``: one run in a folder of that name, with a fresh model, kept as ``iterate.model``."""
 
     def run(name="run", config=CONFIG, model=None, sampler=None, judge=lucky, **values):
         run.model = model or make_model()
@@ -106,6 +106,12 @@ def test_a_run_leaves_rounds_selections_and_a_model(iterate, problems, tokenizer
             assert lucky(item.generation.text, "")["reward"] == 1.0
     # Judged right by a judge of our own, wrong by the template's grader: the metrics are the grader's.
     assert result.rounds[1]["rollout_pass_rate"] == 0.0 and result.rounds[1]["kept_wrong"] == 1.0
+
+
+def same_engine(sampler: type) -> type:
+    """An engine is known by its class's name: this one's samples are the same as the Hugging Face sampler's."""
+    sampler.__name__ = "HFSampler"
+    return sampler
 
 
 def kill_in_rollout(monkeypatch, after):
@@ -202,12 +208,11 @@ def test_rollouts_that_were_finished_are_not_sampled_again(iterate, monkeypatch,
             iterate()
     asked = []
 
+    @same_engine
     class Counting(HFSampler):
         def generate(self, prompts, sampling):
             asked.append((len(prompts), sampling.temperature))
             return super().generate(prompts, sampling)
-
-        engine = "HFSampler"
 
     iterate(sampler=lambda model: Counting(model, tokenizer, 8))
     assert [n for n, temperature in asked if temperature > 0] == [2, 2, 2, 2]
@@ -218,9 +223,8 @@ def test_arms_that_share_a_cache_share_their_first_round(iterate, tokenizer, tmp
     first = iterate("ei", cache_dir=shared)
     asked = []
 
+    @same_engine
     class Counting(HFSampler):
-        engine = "HFSampler"
-
         def generate(self, prompts, sampling):
             asked.append(sampling)
             return super().generate(prompts, sampling)
@@ -233,9 +237,8 @@ def test_arms_that_share_a_cache_share_their_first_round(iterate, tokenizer, tmp
 
 
 def test_ctrl_c_while_sampling_is_an_interrupted_run(iterate, tokenizer):
+    @same_engine
     class Interrupting(HFSampler):
-        engine = "HFSampler"
-
         def generate(self, prompts, sampling):
             if sampling.temperature > 0:
                 raise KeyboardInterrupt
@@ -249,9 +252,8 @@ def test_ctrl_c_while_sampling_is_an_interrupted_run(iterate, tokenizer):
 def test_a_finished_run_is_loaded_and_not_made_again(iterate, tokenizer):
     first = iterate()
 
+    @same_engine
     class Forbidden(HFSampler):
-        engine = "HFSampler"
-
         def generate(self, prompts, sampling):
             raise AssertionError("sampled again")
 

@@ -93,7 +93,7 @@ def test_grader_errors_are_as_frequent_as_asked_both_ways_and_fixed_by_the_seed(
     assert flip_verdicts(graded, 0.0, seed=3) == graded
 
 
-# --- training examples: the ids that were sampled ------------------------------------------------------------------------
+# --- training examples: the ids that were sampled
 
 
 def generated(tokenizer, ids, finish="stop", prompt="Tom has", final="36"):

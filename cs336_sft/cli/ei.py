@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cs336_sft.cli import common
+from cs336_sft.cli import common, sampler_options
 from cs336_sft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     rollouts.add_argument("--top-p", type=share, default=1.0, help="(1.0)")
     rollouts.add_argument("--min-tokens", type=int, default=4, help="end-of-text is forbidden before so many (4)")
     rollouts.add_argument("--limit", type=size, help="generation limit in tokens; default: the profile's")
-    rollouts.add_argument("--sampler", choices=("hf", "vllm"), default="hf", help="what generates (hf)")
+    rollouts.add_argument("--generation-batch", type=size, help="sequences that the hf sampler generates at once")
     rollouts.add_argument("--cache", metavar="DIR", help="of rollouts; arms that share it share their first round")
     selection = parser.add_argument_group("selection and controls")
     selection.add_argument("--judge", choices=("strict", "lenient"), default="strict", help="what is correct (strict)")
@@ -71,6 +71,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--eval-size", type=size, help="validation problems; default: the profile's (256)")
     parser.add_argument("--test", action="store_true", help="measure on the test split once, after the last round")
     parser.add_argument("--seed", type=int, default=0, help="(0)")
+    sampler_options.add_sampler(parser, gpu_memory_utilization=0.3)
     parser.add_argument("--plot", metavar="FILE", help="draw the rounds: .png, .svg or .pdf")
     common.add_json(parser)
 
@@ -138,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     from cs336_sft.expert_iteration import expert_iteration
     from cs336_sft.models import best_device
     from cs336_sft.prompts import get_template
+    from cs336_sft.samplers import make_sampler
     from cs336_sft.tokenization import make_examples
     from cs336_sft.training import train_sft
 
@@ -159,41 +161,41 @@ def run(args: argparse.Namespace) -> int:
     test = profile.problems("test", size, source=whole) if args.test else []
     warn_of_overlap(training, [*validation, *test])
 
+    engine = sampler_options.vllm_config(args, config.max_new_tokens)
+
     model, tokenizer = common.load(profile, device=best_device())
-    if sft_size:
-        examples = make_examples(training[:sft_size], template, tokenizer)
-        start = replace(config.sft, epochs=args.sft_epochs, eval_every=None, seed=args.seed)
-        if train_sft(model, tokenizer, examples, start, run_dir / "start").interrupted:
-            return 130
-    result = expert_iteration(
+    # The engine first: it takes its share of what is free on the card, the trainer the rest.
+    with make_sampler(
+        args.sampler,
         model,
         tokenizer,
-        pool,
-        template,
-        config,
-        run_dir / "ei" if sft_size else run_dir,
-        sampler=make_sampler(args.sampler, model, tokenizer, profile),
-        validation=validation,
-        test=test,
-        cache_dir=args.cache,
-        report=lambda record: common.note(describe(record)),
-    )
+        source=profile.model_source(),
+        batch_size=args.generation_batch,
+        vllm=engine,
+    ) as sampler:
+        if sft_size:
+            examples = make_examples(training[:sft_size], template, tokenizer)
+            start = replace(config.sft, epochs=args.sft_epochs, eval_every=None, seed=args.seed)
+            if train_sft(model, tokenizer, examples, start, run_dir / "start").interrupted:
+                return 130
+        result = expert_iteration(
+            model,
+            tokenizer,
+            pool,
+            template,
+            config,
+            run_dir / "ei" if sft_size else run_dir,
+            sampler=sampler,
+            validation=validation,
+            test=test,
+            cache_dir=args.cache,
+            report=lambda record: common.note(describe(record)),
+        )
     if plot is not None and result.rounds:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_rounds({run_dir.name: [result.rounds]}).savefig(plot, dpi=150, bbox_inches="tight")
     report(args, profile, result)
     return 130 if result.interrupted else 0
-
-
-def make_sampler(kind: str, model: Any, tokenizer: Any, profile: Profile) -> Any:
-    """The engine: transformers in this process, or vLLM."""
-    if kind == "vllm":
-        from cs336_sft.samplers import make_sampler
-
-        return make_sampler("vllm", model, tokenizer, source=profile.model_source())
-    from cs336_sft.hf_sampler import HFSampler
-
-    return HFSampler(model, tokenizer, 256 if model.device.type == "cuda" else 64)
 
 
 def describe(record: dict[str, Any]) -> str:
