@@ -35,6 +35,7 @@ from cs336_sft.samplers import make_sampler
 from cs336_sft.sampling import Sampler, SamplingConfig
 from cs336_sft.tokenization import make_examples
 from cs336_sft.training import TrainingResult, train_sft
+from cs336_sft.training_checks import fingerprint_problems
 from cs336_sft.vllm_config import VLLMConfig
 
 if TYPE_CHECKING:
@@ -235,17 +236,6 @@ class Measure:
             facts,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def fingerprint_problems(problems: Sequence[Problem]) -> str:
-    """SHA-256 over questions and final answers, in order: the same problems by any path are the same.
-
-    >>> a, b = Problem("2 + 3?", "#### 5", "5"), Problem("2 + 4?", "#### 6", "6")
-    >>> fingerprint_problems([a, b]) == fingerprint_problems([b, a])
-    False
-    """
-    text = json.dumps([(problem.question, problem.final) for problem in problems])
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def overlap(training: Sequence[Problem], evaluation: Sequence[Problem]) -> int:

@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": "evaluate",
     "sft": "sft",
     "sweep": "sweep",
+    "ei": "ei",
     "plot": "plot",
     "grade": "grade",
     "generate-data": "generate_data",
