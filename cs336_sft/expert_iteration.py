@@ -45,7 +45,7 @@ from cs336_sft.selection import flip_verdicts, lenient_verdicts, random_samples,
 from cs336_sft.tokenization import encode, make_examples
 from cs336_sft.training import train_sft
 from cs336_sft.training_checks import fingerprint_problems
-from cs336_sft.training_setup import to_master_weights, versions
+from cs336_sft.training_setup import save_model, to_master_weights, versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -417,11 +417,7 @@ class _Loop:
     def _finish(self) -> None:
         test = plain(self._evaluate(self.test, "test")) if self.test else None
 
-        def save(folder: Path) -> None:
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-
-        checkpoints.replace_folder(self.directory.final, save)
+        checkpoints.replace_folder(self.directory.final, lambda folder: save_model(self.model, self.tokenizer, folder))
         write_json(self.directory.result, {"rounds": self.config.rounds, "test": test})
 
 
