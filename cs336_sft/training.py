@@ -32,7 +32,7 @@ from cs336_sft.sft_step import NonFiniteLossError, SFTStep, make_optimizer
 from cs336_sft.tokenization import padding_id
 from cs336_sft.training_checks import check_examples, check_identity, check_trackers
 from cs336_sft.training_result import TrainingResult, is_wall_clock, load_result, without_wall_clock
-from cs336_sft.training_setup import run_accelerator, save_model, session_facts, to_master_weights
+from cs336_sft.training_setup import run_accelerator, save_model, session_facts, set_weights_dtype
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -71,8 +71,9 @@ def train_sft(
     training; in both cases ``model`` receives the stored weights.
 
     Args:
-        model: a Hugging Face causal language model. Half-precision parameters that are trained become float32 (the
-            master weights); parameters with ``requires_grad=False`` stay as they are. In evaluation mode afterwards.
+        model: a Hugging Face causal language model. Parameters that are trained get the type
+            ``config.weights_dtype`` (float32: master weights); those with ``requires_grad=False`` stay as they are.
+            In evaluation mode afterwards.
         tokenizer: its pad or eos id pads the batches; it is saved beside the final model.
         examples: the training sequences.
         config: see ``SFTConfig``.
@@ -105,7 +106,7 @@ def train_sft(
         if accelerator.is_main_process:
             stack.enter_context(run.locked())
         model.to(accelerator.device)
-        to_master_weights(model)
+        set_weights_dtype(model, config)
         if accelerator.is_main_process:
             check_identity(run, model, examples, config, evaluation or {}, optimizer_from)
         accelerator.wait_for_everyone()

@@ -1,7 +1,7 @@
 """``cs336-sft ei``: expert iteration, or one of its controls, from a base model or after a little fine-tuning.
 
-cs336-sft ei --sft-size 128 --out runs/ei --plot ei.png
-cs336-sft ei --sft-size 128 --out runs/random --control random --like runs/ei --cache runs/ei/rollouts
+cs336-sft ei --sft-size 128 --temperature 0.3 --out runs/ei --plot ei.png
+cs336-sft ei --sft-size 128 --temperature 0.3 --out runs/random --control random --like runs/ei/ei
 cs336-sft ei --judge lenient --add-format --out runs/from-base
 """
 
@@ -143,12 +143,12 @@ def samples_of(folder: Path, rounds: int) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.cli.plot import FORMATS
-    from cs336_sft.cli.sft import warn_of_overlap
     from cs336_sft.ei_plots import plot_rounds
     from cs336_sft.expert_iteration import expert_iteration
     from cs336_sft.models import best_device
     from cs336_sft.prompts import get_template
     from cs336_sft.samplers import make_sampler
+    from cs336_sft.sft_run import overlap
     from cs336_sft.tokenization import make_examples
     from cs336_sft.training import train_sft
 
@@ -169,7 +169,10 @@ def run(args: argparse.Namespace) -> int:
     size = args.eval_size or profile.eval_size
     validation = profile.problems("validation", size, source=args.eval_data or whole)
     test = profile.problems("test", size, source=whole) if args.test else []
-    warn_of_overlap(training, [*validation, *test])
+    if shared := overlap(training, [*validation, *test]):
+        common.note(
+            f"warning: {shared} evaluation problems are among the training problems: they say nothing of new ones"
+        )
 
     engine = sampler_options.vllm_config(args, config.max_new_tokens)
 
