@@ -97,5 +97,8 @@ class Sampler(Protocol):
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]: ...
 
     def update_weights(self, model: PreTrainedModel) -> None:
-        """Make the sampler use these weights from now on (nothing to do where it holds the model itself)."""
+        """Make the sampler use these weights from now on (nothing to do where it holds the model itself).
+
+        A sampler that holds a copy raises `StaleEngineError` from `generate` if the model was trained since.
+        """
         ...

@@ -19,6 +19,7 @@ from cs336_sft.errors import CourseError
 COMMANDS = {
     "doctor": "doctor",
     "lengths": "lengths",
+    "memory": "memory",
     "eval": "evaluate",
     "sft": "sft",
     "plot": "plot",

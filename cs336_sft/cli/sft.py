@@ -13,12 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cs336_sft.cli import common
+from cs336_sft.cli import common, sampler_options
 from cs336_sft.errors import ConfigError
 
 if TYPE_CHECKING:
     from cs336_sft.profiles import Profile
     from cs336_sft.records import Problem
+    from cs336_sft.sampling import Sampler
     from cs336_sft.sft_config import SFTConfig
 
 
@@ -47,6 +48,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--limit", type=size, help="generation limit in tokens; default: the profile's")
     parser.add_argument("--test", action="store_true", help="measure on the test split once, after the last step")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of problems and of their order (0)")
+    sampler_options.add_sampler(parser, gpu_memory_utilization=0.3)
     common.add_json(parser)
 
 
@@ -85,6 +87,7 @@ def sft_config(args: argparse.Namespace, profile: Profile, *, gpu: bool) -> SFTC
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.models import best_device
     from cs336_sft.prompts import get_template
+    from cs336_sft.samplers import make_sampler
     from cs336_sft.tokenization import make_examples
     from cs336_sft.training import train_sft
 
@@ -101,31 +104,36 @@ def run(args: argparse.Namespace) -> int:
     # Seed 0 whatever --seed says: runs with different seeds are compared on the same problems.
     validation = profile.problems("validation", size, source=args.eval_data or whole)
     warn_of_overlap(training, validation)
+    limit = args.limit or profile.limit
+    engine = sampler_options.vllm_config(args, limit)
     model, tokenizer = common.load(profile)
     examples = make_examples(training, template, tokenizer, append_eos=not args.no_eos)
-
-    limit = args.limit or profile.limit
-    measure = make_evaluator(model, tokenizer, template, limit)
-    result = train_sft(
-        model,
-        tokenizer,
-        examples,
-        config,
-        run_dir,
-        evaluator=lambda step: measure(validation, run_dir / "generations" / f"step-{step:06d}.jsonl"),
-        evaluation={
-            "split": "validation",
-            "n_problems": len(validation),
-            "problems": fingerprint_problems(validation),
-            "template": template.name,
-            "limit": limit,
-        },
-    )
-    test = None
-    if args.test and not result.interrupted:
-        problems = profile.problems("test", size, source=whole)
-        warn_of_overlap(training, problems)
-        test = measure(problems, run_dir / "generations" / "test.jsonl")
+    evaluation = {
+        "split": "validation",
+        "n_problems": len(validation),
+        "problems": fingerprint_problems(validation),
+        "template": template.name,
+        "limit": limit,
+    }
+    if engine is not None:
+        evaluation["sampler"] = args.sampler
+    # The engine first: it takes its share of what is free on the card, the trainer the rest.
+    with make_sampler(args.sampler, model, tokenizer, source=profile.model_source(), vllm=engine) as sampler:
+        measure = make_evaluator(sampler, model, template, limit)
+        result = train_sft(
+            model,
+            tokenizer,
+            examples,
+            config,
+            run_dir,
+            evaluator=lambda step: measure(validation, run_dir / "generations" / f"step-{step:06d}.jsonl"),
+            evaluation=evaluation,
+        )
+        test = None
+        if args.test and not result.interrupted:
+            problems = profile.problems("test", size, source=whole)
+            warn_of_overlap(training, problems)
+            test = measure(problems, run_dir / "generations" / "test.jsonl")
     report(args, profile, run_dir, result, test)
     return 130 if result.interrupted else 0
 
@@ -152,18 +160,17 @@ def warn_of_overlap(training: list[Problem], evaluation: list[Problem]) -> None:
         )
 
 
-def make_evaluator(model: Any, tokenizer: Any, template: Any, limit: int) -> Callable[[Any, Path], dict[str, Any]]:
+def make_evaluator(sampler: Sampler, model: Any, template: Any, limit: int) -> Callable[[Any, Path], dict[str, Any]]:
     """A function that generates answers with the model as it is now, grades them and keeps them in a file."""
     from cs336_sft.evaluation import evaluate
     from cs336_sft.grading import get_reward_fn
-    from cs336_sft.hf_sampler import HFSampler
     from cs336_sft.sampling import SamplingConfig
 
-    sampler = HFSampler(model, tokenizer)
     sampling = SamplingConfig(max_new_tokens=limit, stop=template.stop, record_entropy=True)
     reward_fn = get_reward_fn(template.name)
 
     def measure(problems: Any, path: Path) -> dict[str, Any]:
+        sampler.update_weights(model)
         return evaluate(sampler, problems, template, reward_fn, sampling, path=path).metrics.as_dict()
 
     return measure
