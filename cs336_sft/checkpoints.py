@@ -61,7 +61,7 @@ def save_checkpoint(
     weights = fingerprint_weights(model)
 
     def write(temporary: Path) -> None:
-        save_file(_trained(model), temporary / "model.safetensors")
+        save_trained(model, temporary / "model.safetensors")
         save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"step": step, "weights": weights})
         write_json(temporary / "manifest.json", {path.name: _file_hash(path) for path in sorted(temporary.iterdir())})
@@ -139,12 +139,26 @@ def load_weights(checkpoint: Checkpoint, model: torch.nn.Module) -> None:
     Raises:
         RunDirectoryError: the model's trained parameters have other names or shapes.
     """
-    stored, own = load_file(checkpoint.path / "model.safetensors"), _trained(model)
+    load_trained(checkpoint.path / "model.safetensors", model)
+
+
+def save_trained(model: torch.nn.Module, path: Path) -> None:
+    """Write the parameters that are trained."""
+    save_file({name: tensor.contiguous() for name, tensor in _trained(model).items()}, path)
+
+
+def load_trained(path: Path, model: torch.nn.Module) -> None:
+    """Put what ``save_trained`` wrote into the model, in place.
+
+    Raises:
+        RunDirectoryError: the model's trained parameters have other names or shapes.
+    """
+    stored, own = load_file(path), _trained(model)
     if differing := sorted(
         {*stored, *own} - {name for name in stored if name in own and stored[name].shape == own[name].shape}
     ):
         raise RunDirectoryError(
-            f"{checkpoint.path}: does not fit the model: {differing[0]} is missing or of another shape in one of them",
+            f"{path.parent}: does not fit the model: {differing[0]} is missing or of another shape in one of them",
             "load the model that the run began with",
         )
     for name, parameter in own.items():

@@ -67,7 +67,9 @@ def head_log_probs(
     """
     if not head.is_linear:
         return _checkpointed_log_probs(hidden, head, labels, with_entropy, chunk_size or _default_chunk(hidden))
-    log_probs, entropy = _Recomputed.apply(hidden, head.module.weight, head.module.bias, head, labels, with_entropy, chunk_size)
+    log_probs, entropy = _Recomputed.apply(
+        hidden, head.module.weight, head.module.bias, head, labels, with_entropy, chunk_size
+    )
     return log_probs, entropy if with_entropy else None
 
 
@@ -107,7 +109,9 @@ def one_pass_loss(
         log_probs, entropy = head_log_probs(hidden, head, labels, with_entropy=with_entropy, chunk_size=chunk_size)
         loss = -(weights * log_probs).sum()
         return loss, log_probs.detach(), entropy
-    loss, log_probs, entropy = _OnePass.apply(hidden, head.module.weight, head.module.bias, head, labels, weights, with_entropy, chunk_size)
+    loss, log_probs, entropy = _OnePass.apply(
+        hidden, head.module.weight, head.module.bias, head, labels, weights, with_entropy, chunk_size
+    )
     return loss, log_probs, entropy if with_entropy else None
 
 
@@ -377,7 +381,8 @@ def _checkpointed_log_probs(
         return log_softmax.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy
 
     parts = [
-        checkpoint(of_chunk, hidden[rows], labels[rows], use_reentrant=False) for rows in blocks(len(hidden), chunk_size)
+        checkpoint(of_chunk, hidden[rows], labels[rows], use_reentrant=False)
+        for rows in blocks(len(hidden), chunk_size)
     ]
     if not parts:
         parts = [of_chunk(hidden, labels)]

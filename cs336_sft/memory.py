@@ -86,9 +86,13 @@ class StepSetup:
                 raise ConfigError(f"StepSetup.{field} is {value!r}", "give a whole number of at least 1")
         for field, allowed in (("precision", PRECISIONS), ("method", METHODS), ("adapter", ADAPTERS)):
             if getattr(self, field) not in allowed:
-                raise ConfigError(f"StepSetup.{field} is {getattr(self, field)!r}", f"choose one of {', '.join(allowed)}")
+                raise ConfigError(
+                    f"StepSetup.{field} is {getattr(self, field)!r}", f"choose one of {', '.join(allowed)}"
+                )
         if self.adapter != "none" and self.precision != "mixed":
-            raise ConfigError(f"{self.adapter} with precision {self.precision!r}", "choose precision 'mixed' for adapters")
+            raise ConfigError(
+                f"{self.adapter} with precision {self.precision!r}", "choose precision 'mixed' for adapters"
+            )
 
     @property
     def tokens(self) -> int:

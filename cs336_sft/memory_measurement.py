@@ -126,7 +126,9 @@ def build_model(shape: ModelShape, setup: StepSetup, device: str | torch.device 
         return AutoModelForCausalLM.from_config(config, dtype=_dtype(setup))
 
 
-def measure_step(model: torch.nn.Module, setup: StepSetup, *, seed: int = 0, limit: int | None = None) -> MemoryMeasurement:
+def measure_step(
+    model: torch.nn.Module, setup: StepSetup, *, seed: int = 0, limit: int | None = None
+) -> MemoryMeasurement:
     """One training step on random tokens, with AdamW, on the device that the model is on.
 
     On the CPU the model must have its weights in the precision's dtype; they are counted in. The weights are changed:

@@ -34,7 +34,7 @@ from cs336_sft.sft_step import NonFiniteLossError, SFTStep, make_optimizer
 from cs336_sft.tokenization import padding_id
 from cs336_sft.training_checks import check_examples, check_identity, check_trackers
 from cs336_sft.training_result import TrainingResult, is_wall_clock, load_result, without_wall_clock
-from cs336_sft.training_setup import run_accelerator, session_facts, to_master_weights
+from cs336_sft.training_setup import run_accelerator, session_facts, set_weights_dtype
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -66,6 +66,7 @@ def train_sft(
     *,
     evaluator: Evaluator | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    optimizer_from: checkpoints.Checkpoint | None = None,
 ) -> TrainingResult:
     """Fine-tune ``model`` in place and keep everything in ``run_dir``.
 
@@ -74,8 +75,9 @@ def train_sft(
     training; in both cases ``model`` receives the stored weights.
 
     Args:
-        model: a Hugging Face causal language model. Half-precision parameters that are trained become float32 (the
-            master weights); parameters with ``requires_grad=False`` stay as they are. In evaluation mode afterwards.
+        model: a Hugging Face causal language model. Parameters that are trained get the type
+            ``config.weights_dtype`` (float32: master weights); those with ``requires_grad=False`` stay as they are.
+            In evaluation mode afterwards.
         tokenizer: its pad or eos id pads the batches; it is saved beside the final model.
         examples: the training sequences.
         config: see ``SFTConfig``.
@@ -84,6 +86,7 @@ def train_sft(
             with ``model`` in evaluation mode; returns flat metrics. With several processes only the main one calls it.
         evaluation: what the evaluator measures with (problems, limit, ...), flat, of JSON values. Kept with the
             configuration: a run can't go on with other ones, for its curve would change its meaning halfway.
+        optimizer_from: begin with the optimizer state of this checkpoint of another run; by default with none.
 
     Returns:
         A ``TrainingResult``; ``interrupted`` is True if it was stopped by a signal before the end.
@@ -107,9 +110,9 @@ def train_sft(
         if accelerator.is_main_process:
             stack.enter_context(run.locked())
         model.to(accelerator.device)
-        to_master_weights(model)
+        set_weights_dtype(model, config)
         if accelerator.is_main_process:
-            check_identity(run, model, examples, config, evaluation or {})
+            check_identity(run, model, examples, config, evaluation or {}, optimizer_from)
         accelerator.wait_for_everyone()
         finished = run.result.exists()
         start = checkpoints.newest_checkpoint(run.checkpoints) if finished else _where_to_go_on(run)
@@ -126,7 +129,7 @@ def train_sft(
         stop = stack.enter_context(StopRequest())
         loop = _Loop(accelerator, model, tokenizer, examples, config, run, evaluator, stop)
         stack.callback(model.eval)
-        stack.enter_context(loop.prepared(start))
+        stack.enter_context(loop.prepared(start, optimizer_from))
         return loop.run()
 
 
@@ -170,13 +173,15 @@ class _Loop:
         )
 
     @contextmanager
-    def prepared(self, start: checkpoints.Checkpoint | None) -> Iterator[None]:
+    def prepared(
+        self, start: checkpoints.Checkpoint | None, optimizer_from: checkpoints.Checkpoint | None
+    ) -> Iterator[None]:
         """Optimizer, accelerate's wrappers and logs, ready to go on after ``start``; undone at the end."""
         config, accelerator = self.config, self.accelerator
         self.first_step = start.step + 1 if start else 1
         self.optimizer = make_optimizer(self.model, config)
-        if start:
-            checkpoints.load_optimizer(start, self.model, self.optimizer)
+        if state := start or optimizer_from:
+            checkpoints.load_optimizer(state, self.model, self.optimizer)
         if self.main:
             self._rewind_logs(self.first_step - 1)
             self.directory.add_session(session_facts(accelerator, self.first_step - 1))

@@ -22,6 +22,8 @@ COMMANDS = {
     "memory": "memory",
     "eval": "evaluate",
     "sft": "sft",
+    "sweep": "sweep",
+    "ei": "ei",
     "plot": "plot",
     "grade": "grade",
     "generate-data": "generate_data",
