@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cs336_sft.errors import ConfigError
-
 Result = tuple[torch.Tensor, torch.Tensor]
 Method = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Result]
 
@@ -73,9 +71,7 @@ def chunked_rows(
     hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, method: Method = logsumexp, chunk: int = CHUNK
 ) -> Result:
     """``method`` on ``chunk`` positions at a time. Without recomputation every chunk's logits wait for the backward."""
-    parts = [
-        method(h, weight, y) for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True)
-    ]
+    parts = [method(h, weight, y) for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True)]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 

@@ -76,7 +76,7 @@ class PeakMeter:
 
 @contextmanager
 def measured(device: str | torch.device = "cpu", *, limit: int | None = None) -> Iterator[PeakMeter]:
-    """A meter for the tensors on a device. On the CPU it counts those made inside the block, on a GPU all that are live.
+    """A meter for a device's tensors: on the CPU those made inside the block, on a GPU all that are live.
 
     Args:
         limit: on the CPU, raise ``MemoryLimitError`` where more bytes would be live. A GPU has limits of its own.
@@ -126,7 +126,9 @@ def build_model(shape: ModelShape, setup: StepSetup, device: str | torch.device 
         return AutoModelForCausalLM.from_config(config, dtype=_dtype(setup))
 
 
-def measure_step(model: torch.nn.Module, setup: StepSetup, *, seed: int = 0, limit: int | None = None) -> MemoryMeasurement:
+def measure_step(
+    model: torch.nn.Module, setup: StepSetup, *, seed: int = 0, limit: int | None = None
+) -> MemoryMeasurement:
     """One training step on random tokens, with AdamW, on the device that the model is on.
 
     On the CPU the model must have its weights in the precision's dtype; they are counted in. The weights are changed:

@@ -31,7 +31,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--adapter", choices=ADAPTERS, default="none", help="lora or qlora (none)")
     parser.add_argument("--rank", type=common.positive_int, default=16, help="of the adapter (16)")
     parser.add_argument(
-        "--budget", type=common.positive_float, metavar="GB", help="find the largest micro-batch within so many 1e9 bytes"
+        "--budget",
+        type=common.positive_float,
+        metavar="GB",
+        help="find the largest micro-batch that fits, in 1e9 bytes",
     )
     parser.add_argument(
         "--measure", action="store_true", help="run the step with random weights, on the GPU if there is one"
