@@ -21,7 +21,9 @@ _HOME = {
     "tokenization": ("collate", "make_examples", "tokenize_prompt_and_output"),
     "lengths": ("length_percentiles", "token_lengths"),
     "losses": ("masked_mean", "masked_normalize", "sft_microbatch_train_step", "token_weighted_loss"),
-    "logprobs": ("compute_entropy", "get_response_log_probs"),
+    "logprobs": ("chunked_log_probs", "compute_entropy", "get_response_log_probs"),
+    "chunked_head": ("head_log_probs", "one_pass_loss"),
+    "output_head": ("OutputHead", "run_to_head"),
     "grading": (
         "detect_style",
         "get_reward_fn",
