@@ -57,7 +57,7 @@ def run_record(run: SweepRun, folder: str | Path) -> Record:
         "device": session["device"],
         "n_training_examples": config["n_training_examples"],
         "parameters": config["parameters"],
-        "trained_parameters": made.get("trained_parameters"),
+        "trained_parameters": made["trained_parameters"],
         "peak_memory_bytes": made["peak_memory_bytes"],
         "steps": result.steps,
         "train_seconds": sum(step["seconds"] for step in result.metrics),
@@ -172,7 +172,8 @@ def read_recorded(path: str | Path) -> pandas.DataFrame:
     Columns: ``run``; every setting under its full name (``learning_rate``, ``train_size``, ``append_eos``, …; a
     setting that the run does not have is missing) and ``seed`` (of the order); ``step``, ``epoch`` and all metrics
     with their intervals; ``last`` (True for a run's last evaluation); and of the run ``steps``,
-    ``tokens_per_second``, ``peak_memory_bytes``, ``train_seconds`` and ``test_…`` where there was a test.
+    ``tokens_per_second``, ``peak_memory_bytes``, ``train_seconds``, ``n_training_examples``,
+    ``trained_parameters`` and ``test_…`` where there was a test.
     ``frame.attrs["record"]`` has versions, device, date, jobs and grid.
 
     Raises:
@@ -297,7 +298,14 @@ def _frame(runs: Sequence[Record]) -> pandas.DataFrame:
         about = _settings_columns(run)
         about |= {
             name: run[name]
-            for name in ("steps", "tokens_per_second", "peak_memory_bytes", "train_seconds", "n_training_examples")
+            for name in (
+                "steps",
+                "tokens_per_second",
+                "peak_memory_bytes",
+                "train_seconds",
+                "n_training_examples",
+                "trained_parameters",
+            )
         }
         about |= {f"test_{name}": value for name, value in (run["test"] or {}).items() if name != "problems"}
         last = run["evaluations"][-1]["step"]

@@ -22,6 +22,7 @@ COMMANDS = {
     "eval": "evaluate",
     "sft": "sft",
     "sweep": "sweep",
+    "merge": "merge",
     "plot": "plot",
     "grade": "grade",
     "generate-data": "generate_data",
