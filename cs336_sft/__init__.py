@@ -13,7 +13,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "records": ("Batch", "Example", "Generation", "Graded", "Problem"),
-    "errors": ("ConfigError", "ContextLengthError", "CourseError", "DataError", "RunDirectoryError"),
+    "errors": (
+        "ConfigError",
+        "ContextLengthError",
+        "CourseError",
+        "DataError",
+        "EngineDiedError",
+        "EngineMismatchError",
+        "RunDirectoryError",
+        "StaleEngineError",
+    ),
     "prompts": ("PromptTemplate", "get_template"),
     "gsm8k": ("hold_out", "load_gsm8k", "read_problems", "write_problems"),
     "wordproblems": ("generate_problems",),
@@ -21,7 +30,9 @@ _HOME = {
     "tokenization": ("collate", "make_examples", "tokenize_prompt_and_output"),
     "lengths": ("length_percentiles", "token_lengths"),
     "losses": ("masked_mean", "masked_normalize", "sft_microbatch_train_step", "token_weighted_loss"),
-    "logprobs": ("compute_entropy", "get_response_log_probs"),
+    "logprobs": ("chunked_log_probs", "compute_entropy", "get_response_log_probs"),
+    "chunked_head": ("head_log_probs", "one_pass_loss"),
+    "output_head": ("OutputHead", "run_to_head"),
     "grading": (
         "detect_style",
         "get_reward_fn",
@@ -33,6 +44,10 @@ _HOME = {
     ),
     "sampling": ("Sampler", "SamplingConfig"),
     "hf_sampler": ("HFSampler",),
+    "samplers": ("make_sampler",),
+    "vllm_config": ("VLLMConfig",),
+    "vllm_sampler": ("VLLMSampler",),
+    "vllm_handout": ("evaluate_vllm", "init_vllm", "load_policy_into_vllm_instance"),
     "intervals": ("clustered_rate_interval", "mean_interval", "paired_difference_interval", "wilson_interval"),
     "metrics": ("Metrics", "compute_metrics"),
     "evaluation": ("Evaluation", "evaluate", "read_generations", "rescore_at_limit"),
@@ -56,7 +71,13 @@ _HOME = {
         "write_record",
     ),
     "sweep_summary": ("plot_curves", "plot_sweep", "summarise"),
+    "ei_config": ("ExpertIterationConfig",),
+    "ei_result": ("ExpertIterationResult", "load_expert_iteration"),
+    "expert_iteration": ("expert_iteration",),
+    "selection": ("random_samples", "select_samples"),
+    "ei_metrics": ("pass_at_k",),
     "profiles": ("get_profile",),
+    "exercises": ("check",),
     "models": ("embedded_model_path", "load_model_and_tokenizer"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}

@@ -107,8 +107,6 @@ def load_quantized(
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
     )
-    # It says on every CPU that an optional faster kernel is not installed.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     model, tokenizer = load_model_and_tokenizer(
         source, dtype=compute_dtype, device_map={"": device}, quantization_config=settings
     )
@@ -136,6 +134,7 @@ def is_adapter_folder(source: str | Path) -> bool:
 
 def note_base(folder: str | Path, base: str | Path, config: AdapterConfig) -> None:
     """Write into an adapter's folder which model it belongs to: ``embedded``, ``smollm2``, a folder or a hub name."""
+    base = Path(base).resolve() if Path(base).is_dir() else base
     write_json(Path(folder) / ADAPTER_FILE, {"base": str(base), **config.to_dict()})
 
 
@@ -147,13 +146,11 @@ def adapter_base(folder: str | Path) -> tuple[str | Path, bool]:
     """
     folder = Path(folder).expanduser()
     if (folder / ADAPTER_FILE).is_file():
+        from cs336_sft.profiles import get_profile, with_model
+
         noted = read_json(folder / ADAPTER_FILE)
-        from dataclasses import replace
-
-        from cs336_sft.profiles import get_profile
-
         # ``embedded`` and ``smollm2`` lie elsewhere on each machine; a profile knows where.
-        return replace(get_profile("tiny"), model=noted["base"]).model_source(), noted["quantize"]
+        return with_model(get_profile("tiny"), noted["base"]).model_source(), noted["quantize"]
     base = read_json(folder / PEFT_FILE).get("base_model_name_or_path")
     if not base:
         raise ConfigError(f"{folder} does not say which model it belongs to", f"name it in {PEFT_FILE}")
@@ -250,5 +247,7 @@ def adapter_facts(model: torch.nn.Module) -> dict[str, Any]:
 
 
 def _demand(package: str, extra: str) -> None:
+    # peft imports bitsandbytes too, which says on every CPU that an optional faster kernel is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if find_spec(package) is None:
         raise ConfigError(f"the package {package} is not installed", f"pip install 'cs336-sft[{extra}]'")

@@ -23,10 +23,8 @@ from filelock import FileLock
 
 from cs336_sft import checkpoints
 from cs336_sft.adapters import add_adapter, load_quantized, note_base
-from cs336_sft.errors import ConfigError
 from cs336_sft.evaluation import evaluate
 from cs336_sft.grading import get_reward_fn
-from cs336_sft.hf_sampler import HFSampler
 from cs336_sft.models import load_model_and_tokenizer
 from cs336_sft.profiles import Profile, get_profile, with_model
 from cs336_sft.prompts import PromptTemplate, get_template
@@ -34,9 +32,12 @@ from cs336_sft.records import Problem
 from cs336_sft.run_directory import RunDirectory
 from cs336_sft.run_files import Record, plain, read_json, write_json
 from cs336_sft.run_settings import RunSettings
+from cs336_sft.samplers import make_sampler
 from cs336_sft.sampling import Sampler, SamplingConfig
 from cs336_sft.tokenization import make_examples
 from cs336_sft.training import TrainingResult, train_sft
+from cs336_sft.training_checks import fingerprint_problems
+from cs336_sft.vllm_config import VLLMConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -89,6 +90,7 @@ def run_sft(
     run_dir: str | Path,
     *,
     base_cache: str | Path | None = None,
+    engine: VLLMConfig | None = None,
     on_data: Callable[[RunData], None] | None = None,
     config_changes: Mapping[str, Any] | None = None,
 ) -> RunOutcome:
@@ -98,6 +100,7 @@ def run_sft(
         run_dir: a new directory, or that of the same run.
         base_cache: a folder in which runs share the evaluation of the model before training, which is the same for
             all runs that begin with the same weights and measure the same.
+        engine: settings of vLLM, where the settings name it as the sampler; None: a third of the card beside training.
         on_data: called with the problems before anything is trained.
         config_changes: fields of ``SFTConfig`` that are no settings, such as ``progress``.
 
@@ -112,38 +115,47 @@ def run_sft(
     run = RunDirectory(run_dir)
     model, tokenizer = load_policy(settings, profile)
     examples = make_examples(data.training, template, tokenizer, append_eos=settings.append_eos)
-    measure = Measure(settings, profile, model, tokenizer, template)
-    facts = measure.facts(data.validation)
-    tracked = _BestWeights(run, model) if settings.test == "best" else None
-
-    def evaluator(step: int) -> Record:
-        path = run.generations / f"step-{step:06d}.jsonl"
-        if step == 0 and base_cache is not None:
-            return _cached(Path(base_cache), measure.base_key(facts), path, lambda: measure(data.validation, path))
-        metrics = measure(data.validation, path)
-        if tracked is not None and step > 0:
-            tracked.offer(step, metrics["accuracy"])
-        return metrics
-
-    result = train_sft(
+    # The engine first: it takes its share of what is free on the card, training the rest.
+    with make_sampler(
+        settings.sampler,
         model,
         tokenizer,
-        examples,
-        replace(settings.sft, **(config_changes or {})),
-        run.path,
-        evaluator=evaluator,
-        evaluation=facts,
-    )
-    test = None
-    if not result.interrupted:
-        if settings.adapter is not None:
-            note_base(run.final, profile.model, settings.adapter)
-        test = _test(run, settings, result, data, measure, tracked)
-        # What the run took from the device, for comparisons of memory; 0 on a CPU.
-        peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-        trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-        about = {"settings": settings.to_flat(), "trained_parameters": trained, "peak_memory_bytes": peak}
-        write_json(run.path / "settings.json", about)
+        source=profile.model_source(),
+        batch_size=settings.eval_batch_size,
+        vllm=engine or VLLMConfig(gpu_memory_utilization=0.3),
+    ) as sampler:
+        measure = Measure(settings, profile, model, sampler, template)
+        facts = measure.facts(data.validation)
+        tracked = _BestWeights(run, model) if settings.test == "best" else None
+
+        def evaluator(step: int) -> Record:
+            path = run.generations / f"step-{step:06d}.jsonl"
+            if step == 0 and base_cache is not None:
+                return _cached(Path(base_cache), measure.base_key(facts), path, lambda: measure(data.validation, path))
+            metrics = measure(data.validation, path)
+            if tracked is not None and step > 0:
+                tracked.offer(step, metrics["accuracy"])
+            return metrics
+
+        result = train_sft(
+            model,
+            tokenizer,
+            examples,
+            replace(settings.sft, **(config_changes or {})),
+            run.path,
+            evaluator=evaluator,
+            evaluation=facts,
+        )
+        test = None
+        if not result.interrupted:
+            if settings.adapter is not None:
+                note_base(run.final, profile.model, settings.adapter)
+            test = _test(run, settings, result, data, measure, tracked)
+            # What the run took from the device, for comparisons of memory; 0 on a CPU.
+            peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+            trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            about = {"settings": settings.to_flat(), "trained_parameters": trained, "peak_memory_bytes": peak}
+            write_json(run.path / "settings.json", about)
     return RunOutcome(result, test, overlap(data.training, data.validation))
 
 
@@ -201,11 +213,11 @@ class Measure:
         settings: RunSettings,
         profile: Profile,
         model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
+        sampler: Sampler,
         template: PromptTemplate,
     ) -> None:
         self.settings, self.profile, self.model, self.template = settings, profile, model, template
-        self.sampler = make_run_sampler(settings, model, tokenizer)
+        self.sampler = sampler
         self.sampling = SamplingConfig(max_new_tokens=settings.limit, stop=template.stop, record_entropy=True)
         self.reward_fn = get_reward_fn(template.name)
 
@@ -213,8 +225,7 @@ class Measure:
         cuda = self.model.device.type == "cuda" and self.settings.sft.mixed_precision == "bf16"
         # One autocast around the whole generation casts each trained weight once, not once a token.
         with torch.autocast("cuda", dtype=torch.bfloat16) if cuda else nullcontext():
-            if self.settings.sampler != "hf":
-                self.sampler.update_weights(self.model)
+            self.sampler.update_weights(self.model)
             evaluation = evaluate(self.sampler, problems, self.template, self.reward_fn, self.sampling, path=path)
         return evaluation.metrics.as_dict()
 
@@ -244,28 +255,6 @@ class Measure:
             facts,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def make_run_sampler(settings: RunSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Sampler:
-    """The sampler that the settings name.
-
-    Raises:
-        ConfigError: vLLM is asked for and not to be had.
-    """
-    if settings.sampler == "hf":
-        return HFSampler(model, tokenizer, batch_size=settings.eval_batch_size)
-    raise ConfigError(f"the sampler {settings.sampler!r} is not available here", "choose 'hf'")
-
-
-def fingerprint_problems(problems: Sequence[Problem]) -> str:
-    """SHA-256 over questions and final answers, in order: the same problems by any path are the same.
-
-    >>> a, b = Problem("2 + 3?", "#### 5", "5"), Problem("2 + 4?", "#### 6", "6")
-    >>> fingerprint_problems([a, b]) == fingerprint_problems([b, a])
-    False
-    """
-    text = json.dumps([(problem.question, problem.final) for problem in problems])
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def overlap(training: Sequence[Problem], evaluation: Sequence[Problem]) -> int:

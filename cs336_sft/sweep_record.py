@@ -181,8 +181,8 @@ def read_recorded(path: str | Path) -> pandas.DataFrame:
 
     Columns: ``run``; every setting under its full name (``learning_rate``, ``train_size``, ``append_eos``, …; a
     setting that the run does not have is missing) and ``seed`` (of the order); ``step``, ``epoch`` and all metrics
-    with their intervals; ``outcomes``, a letter a problem; ``last`` (True for a run's last evaluation); and of the run ``steps``,
-    ``tokens_per_second``, ``peak_memory_bytes``, ``train_seconds``, ``n_training_examples``,
+    with their intervals; ``outcomes``, a letter a problem; ``last`` (True for a run's last evaluation); and of the run
+    ``steps``, ``tokens_per_second``, ``peak_memory_bytes``, ``train_seconds``, ``n_training_examples``,
     ``trained_parameters`` and ``test_…`` where there was a test.
     ``frame.attrs["record"]`` has versions, device, date, jobs and grid.
 

@@ -63,6 +63,7 @@ def train_sft(
     *,
     evaluator: Evaluator | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    optimizer_from: checkpoints.Checkpoint | None = None,
 ) -> TrainingResult:
     """Fine-tune ``model`` in place and keep everything in ``run_dir``.
 
@@ -82,6 +83,7 @@ def train_sft(
             with ``model`` in evaluation mode; returns flat metrics. With several processes only the main one calls it.
         evaluation: what the evaluator measures with (problems, limit, ...), flat, of JSON values. Kept with the
             configuration: a run can't go on with other ones, for its curve would change its meaning halfway.
+        optimizer_from: begin with the optimizer state of this checkpoint of another run; by default with none.
 
     Returns:
         A ``TrainingResult``; ``interrupted`` is True if it was stopped by a signal before the end.
@@ -107,7 +109,7 @@ def train_sft(
         model.to(accelerator.device)
         set_weights_dtype(model, config)
         if accelerator.is_main_process:
-            check_identity(run, model, examples, config, evaluation or {})
+            check_identity(run, model, examples, config, evaluation or {}, optimizer_from)
         accelerator.wait_for_everyone()
         start = checkpoints.newest_checkpoint(run.checkpoints)
         if start:
@@ -123,7 +125,7 @@ def train_sft(
         stop = stack.enter_context(StopRequest())
         loop = _Loop(accelerator, model, tokenizer, examples, config, run, evaluator, stop)
         stack.callback(model.eval)
-        stack.enter_context(loop.prepared(start))
+        stack.enter_context(loop.prepared(start, optimizer_from))
         return loop.run()
 
 
@@ -155,13 +157,15 @@ class _Loop:
         )
 
     @contextmanager
-    def prepared(self, start: checkpoints.Checkpoint | None) -> Iterator[None]:
+    def prepared(
+        self, start: checkpoints.Checkpoint | None, optimizer_from: checkpoints.Checkpoint | None
+    ) -> Iterator[None]:
         """Optimizer, accelerate's wrappers and logs, ready to go on after ``start``; undone at the end."""
         config, accelerator = self.config, self.accelerator
         self.first_step = start.step + 1 if start else 1
         self.optimizer = make_optimizer(self.model, config)
-        if start:
-            checkpoints.load_optimizer(start, self.model, self.optimizer)
+        if state := start or optimizer_from:
+            checkpoints.load_optimizer(state, self.model, self.optimizer)
         if self.main:
             self._rewind_logs(self.first_step - 1)
             self.directory.add_session(session_facts(accelerator, self.first_step - 1))

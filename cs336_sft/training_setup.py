@@ -61,15 +61,22 @@ def set_weights_dtype(model: torch.nn.Module, config: SFTConfig) -> None:
 
 def session_facts(accelerator: Accelerator, from_step: int) -> Record:
     """Who works on the run from ``from_step`` on: date, versions and device."""
-    device: torch.device = accelerator.device
+    facts = versions(accelerator.device)
+    return facts | {"from_step": from_step, "processes": accelerator.num_processes}
+
+
+def versions(device: torch.device) -> Record:
+    """Date, versions and device of a session.
+
+    >>> versions(torch.device("cpu"))["device"]
+    'cpu'
+    """
     return {
         "date": datetime.now(UTC).isoformat("T", "seconds"),
-        "from_step": from_step,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
     }
 

@@ -80,6 +80,15 @@ def note(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def confirmed(question: str) -> bool:
+    """Asks on the terminal; no where there is nobody to ask."""
+    try:
+        return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        print()
+        return False
+
+
 def print_json(value: Any) -> None:
     """One JSON object on stdout; a number that JSON lacks is a bug here, not in the reader."""
     print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))

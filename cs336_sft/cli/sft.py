@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cs336_sft.cli import common
+from cs336_sft.cli import common, sampler_options
 from cs336_sft.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="measure on the test split once, at the end: with the last weights, or those best on validation",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of problems and of their order (0)")
+    sampler_options.add_sampler(parser, gpu_memory_utilization=0.3)
     parser.add_argument("--subset-seed", type=int, help="of the choice of problems alone; default: --seed")
     common.add_json(parser)
 
@@ -137,6 +138,7 @@ def run_settings(args: argparse.Namespace) -> RunSettings:
         "eval_batch_size": args.eval_batch_size,
         "limit": args.limit,
         "test": args.test,
+        "sampler": args.sampler,
     }.items():
         if value is not None:
             flat[setting] = value
@@ -155,8 +157,9 @@ def run(args: argparse.Namespace) -> int:
     if run_dir.is_file():
         raise ConfigError(f"{args.out} is a file", "give a run directory")
     settings = run_settings(args)
+    engine = sampler_options.vllm_config(args, settings.limit)
     common.quiet_libraries()
-    outcome = run_sft(settings, run_dir, on_data=warn_of_overlap, config_changes={"progress": True})
+    outcome = run_sft(settings, run_dir, engine=engine, on_data=warn_of_overlap, config_changes={"progress": True})
     report(args, settings, run_dir, outcome)
     return 130 if outcome.result.interrupted else 0
 
