@@ -1,6 +1,6 @@
 """How much memory a training step takes: an estimate from a model's shape, term by term and moment by moment.
 
-Weights, gradients and optimizer states are counted exactly (Rajbhandari et al. 2020, "ZeRO", section 3). The activations
+Weights, gradients and optimizer states are counted exactly (Rajbhandari et al. 2020, "ZeRO", section 3). Activations
 follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4: what every
 operation keeps for its backward is added up, here for the layers that transformers runs (RMSNorm, rotary positions,
 grouped-query attention without a T x T matrix, SwiGLU). The largest term of a small model with a large vocabulary, the
@@ -11,7 +11,8 @@ each. Tests hold it beside ``memory_measurement``, within 5 %. Not in it: the CU
 space of kernels, fragmentation, and temporaries of a few bytes per token.
 
 >>> from cs336_sft.model_shape import known_shape
->>> notes = estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), StepSetup(12, 1023, "bf16", "notes", checkpointing=True))
+>>> setup = StepSetup(12, 1023, "bf16", "notes", checkpointing=True, accumulating=True)
+>>> notes = estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), setup)
 >>> print(format_bytes(notes.peak), "at", notes.peak_moment)
 50.9 GB at forward: logits
 """
@@ -59,8 +60,8 @@ class StepSetup:
         chunk: positions whose logits exist at once, for ``chunked``.
         checkpointing: each layer keeps its input alone and is computed again in the backward (Chen et al. 2016).
         accumulating: gradients of an earlier microbatch are there already.
-        adapter: ``lora`` trains low-rank adapters of rank ``rank`` on the layers' matrices over frozen bfloat16 weights,
-            ``qlora`` over 4-bit ones; both in ``mixed`` precision. Their activations are rough.
+        adapter: ``lora`` trains low-rank adapters of rank ``rank`` on the layers' matrices over frozen bfloat16
+            weights, ``qlora`` over 4-bit ones; both in ``mixed`` precision. Their activations are rough.
 
     Raises:
         ConfigError: a field out of range.
@@ -233,8 +234,8 @@ def _parameter_terms(shape: ModelShape, setup: StepSetup) -> tuple[int, int, int
 def _norm_bytes(shape: ModelShape, precision: Precision, *, reads: int) -> int:
     """Bytes per token that an RMSNorm and the ``reads`` matrices after it keep: input, normalised input, output.
 
-    transformers normalises in float32 and turns back before it multiplies by the weight (OLMo 2: after it). The matrices
-    share one output, but autocast makes a bfloat16 copy for each of them.
+    transformers normalises in float32 and turns back before it multiplies by the weight (OLMo 2: after it). The
+    matrices share one output, but autocast makes a bfloat16 copy for each of them.
     """
     h = shape.hidden
     late = shape.qk_norm == "full"

@@ -76,7 +76,7 @@ class PeakMeter:
 
 @contextmanager
 def measured(device: str | torch.device = "cpu", *, limit: int | None = None) -> Iterator[PeakMeter]:
-    """A meter for the tensors on a device. On the CPU it counts those made inside the block, on a GPU all that are live.
+    """A meter for a device's tensors: on the CPU those made inside the block, on a GPU all that are live.
 
     Args:
         limit: on the CPU, raise ``MemoryLimitError`` where more bytes would be live. A GPU has limits of its own.
