@@ -64,6 +64,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "base, lenient, format added": {"base": True, "judge": "lenient", "add_format": True},
     "base, lenient": {"base": True, "judge": "lenient"},
 }
+FIRST = ("expert iteration", "G = 2", "G = 8", "3 epochs a round")
 SMOLLM2_ARMS = ("expert iteration", "random samples", "G = 8", "3 epochs a round")
 
 
@@ -216,17 +217,19 @@ def record_tiny(args: argparse.Namespace, work: Path) -> None:
             start = source if ARMS[arm].get("base") else start_of[seed]
             return pool.submit(run_arm, arm, seed, counts, start, work, args, "tiny")
 
-        # The first arm, which others wait for, and the slowest ones come first.
-        free = sorted((arm for arm in arms if not ARMS[arm].get("like")), key=lambda arm: arm != "expert iteration")
-        waiting = {submit(arm, seed) for arm in free for seed in range(args.seeds)}
+        # Controls wait for the first arm's counts; what matters least comes last, should the time run out.
+        at_once = [arm for arm in arms if arm in FIRST]
+        later = sorted((arm for arm in arms if arm not in FIRST), key=lambda arm: not ARMS[arm].get("like"))
+        waiting = {submit(arm, seed) for arm in at_once for seed in range(args.seeds)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 run = future.result()
                 recorder.add(run)
-                if run["arm"] == "expert iteration" and "error" not in run:
+                if run["arm"] == FIRST[0] and "error" not in run:
                     counts = [record["kept_n"] for record in run["rounds"][1:]]
-                    waiting |= {submit(arm, run["seed"], counts) for arm in arms if ARMS[arm].get("like")}
+                    for arm in later:
+                        waiting.add(submit(arm, run["seed"], counts if ARMS[arm].get("like") else None))
 
 
 def record_smollm2(args: argparse.Namespace, work: Path) -> None:
