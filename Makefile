@@ -23,7 +23,7 @@ STAMP := $(VENV)/.ready-$(PYVERSION)
 .DELETE_ON_ERROR:
 # Two PyTorch programs at once slow each other many times over, so not with -j either.
 .NOTPARALLEL:
-.PHONY: help setup check-python course test test-unit test-notebooks soak lab notebooks lint clean distclean
+.PHONY: help setup check-python course test test-unit test-mistakes test-notebooks soak lab notebooks lint clean distclean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -49,16 +49,22 @@ endif
 course: $(STAMP) ## run every notebook in order; executed copies in build/notebooks
 	$(BIN)/python tools/run_notebooks.py --output build/notebooks
 
-test: test-unit test-notebooks ## every test: units, doctests, guards, all notebooks
+test: test-unit test-mistakes test-notebooks ## every test: units, doctests, guards, exercises, all notebooks
+
+EXERCISE_TESTS := $(sort $(wildcard tests/test_exercises*.py))
 
 # One thread: the models are tiny, and threads that wait for one another cost more than they bring.
 test-unit: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(EXERCISE_TESTS:%=--ignore=%)
+
+test-mistakes: $(STAMP) ## stubs, solutions and every known mistake against the checks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(EXERCISE_TESTS)
 
 test-notebooks: $(STAMP)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks
 
-soak: $(STAMP) ## the tests that take too long for CI
+soak: $(STAMP) ## the tests that take too long for CI, mutation testing of the solutions among them
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[mutation]'
 	$(BIN)/python -m pytest -m soak --timeout=3600
 
 lab: $(STAMP) ## JupyterLab on the notebooks, with this environment's kernel

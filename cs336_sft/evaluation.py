@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cs336_sft.errors import ConfigError, DataError
+from cs336_sft.errors import ConfigError, DataError, EngineDiedError
 from cs336_sft.grading import lenient_reward_fn
 from cs336_sft.metrics import Metrics, compute_metrics
 from cs336_sft.prompts import PromptTemplate
@@ -60,6 +60,8 @@ def evaluate(
     Raises:
         DataError: no problems.
         ContextLengthError: a prompt with the generation limit does not fit the model.
+        EngineDiedError: the engine failed in the middle. What it had finished is graded and kept beside ``path``, as
+            ``*.partial.jsonl``.
 
     >>> from cs336_sft.grading import gsm8k_reward_fn
     >>> from cs336_sft.prompts import get_template
@@ -75,12 +77,23 @@ def evaluate(
     if not problems:
         raise DataError("there are no problems to evaluate", "give at least one")
     prompts = [template.prompt(problem) for problem in problems]
-    generations = sampler.generate(prompts, sampling)
-    graded = tuple(
-        grade(problem, generation, reward_fn, lenient_fn)
-        for problem, samples in zip(problems, generations, strict=True)
-        for generation in samples
-    )
+
+    def grade_all(generations: Sequence[Sequence[Generation | None]]) -> tuple[Graded, ...]:
+        return tuple(
+            grade(problem, generation, reward_fn, lenient_fn)
+            for problem, samples in zip(problems, generations, strict=True)
+            for generation in samples
+            if generation is not None
+        )
+
+    try:
+        graded = grade_all(sampler.generate(prompts, sampling))
+    except EngineDiedError as error:
+        if path is not None and error.finished:
+            partial = Path(path).with_suffix(".partial.jsonl")
+            write_generations(partial, grade_all(error.generations))
+            error.add_remedy(f"they are kept in {partial}")
+        raise
     if path is not None:
         write_generations(path, graded)
     return Evaluation(compute_metrics(graded), graded)

@@ -11,12 +11,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 
 from cs336_sft.batching import deal, split_microbatches
+from cs336_sft.chunked_head import one_pass_loss
 from cs336_sft.errors import CourseError
-from cs336_sft.logprobs import compute_entropy
-from cs336_sft.losses import sft_microbatch_train_step, token_weighted_loss
+from cs336_sft.output_head import run_to_head
 from cs336_sft.records import Batch, Example
 from cs336_sft.run_files import Record
 from cs336_sft.sft_config import SFTConfig
@@ -61,37 +60,33 @@ def make_optimizer(model: torch.nn.Module, config: SFTConfig) -> torch.optim.Ada
     )
 
 
-def response_log_probs(
-    model: torch.nn.Module, batch: Batch, with_entropy: bool = False
+def response_loss(
+    model: torch.nn.Module, batch: Batch, weight: float, device: torch.device, with_entropy: bool = False
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Log-probabilities of the response tokens, computed only where they are.
+    """``-weight * sum(log_probs)`` over the response tokens of a batch, computed only where they are.
 
-    Equal to ``get_response_log_probs`` under the mask, with two savings. The output head, the largest matrix of a
-    small model, skips the columns left of the batch's first response token (``logits_to_keep``, a Hugging Face
-    argument that counts columns from the right). And no attention mask is built: with padding on the right, causal
-    attention never lets a real token see a padded one.
+    The log-probabilities are those of ``get_response_log_probs`` under the mask. The output head, the largest matrix
+    of a small model, runs for the response positions only and makes its gradients in the forward (``one_pass_loss``).
+    And no attention mask is built: with padding on the right, causal attention never lets a real token see a padded
+    one.
 
     Args:
         model: a Hugging Face causal language model.
-        batch: tensors of ``[B, T]``, padded on the right.
-        with_entropy: also give the entropy of each next-token distribution, without a graph.
+        batch: tensors of ``[B, T]``, padded on the right, on the CPU. N of its labels are response tokens.
+        weight: what each of these counts.
+        device: where the model is.
+        with_entropy: also give the entropy of each next-token distribution.
 
     Returns:
-        ``(log_probs, mask, entropy)``, each ``[B, K]`` for the last ``K`` columns, in nats; log-probabilities outside
-        the mask are 0. ``entropy`` is None unless asked for.
+        ``(loss, log_probs, entropy)``: a scalar to call ``backward`` on; ``[N]`` in nats without a graph; the same, or
+        None unless asked for.
     """
-    columns = batch.response_mask.any(dim=0)  # [T]
-    width = columns.numel()
-    kept = width - int(columns.int().argmax()) if columns.any() else 1
-    mask, labels = batch.response_mask[:, -kept:], batch.labels[:, -kept:]  # [B, K]
-    logits = model(input_ids=batch.input_ids, use_cache=False, logits_to_keep=kept).logits  # [B, K, V]
-    entropy = compute_entropy(logits.detach()) if with_entropy else None  # [B, K]
-    if logits.dtype in (torch.bfloat16, torch.float16):
-        logits = logits.float()
-    losses = F.cross_entropy(
-        logits.flatten(0, 1), labels.masked_fill(~mask, -100).flatten(), ignore_index=-100, reduction="none"
-    )
-    return -losses.view_as(labels), mask, entropy
+    # Found on the CPU: on a GPU, asking for their number would make the CPU wait for all work that is under way.
+    positions = batch.response_mask.flatten().nonzero().squeeze(-1)  # [N]
+    labels = batch.labels.flatten()[positions].to(device, non_blocking=True)
+    hidden, head = run_to_head(model, {"input_ids": batch.input_ids.to(device, non_blocking=True)})  # [B, T, H]
+    hidden = hidden.flatten(0, 1).index_select(0, positions.to(device, non_blocking=True))  # [N, H]
+    return one_pass_loss(hidden, head, labels, weight, with_entropy=with_entropy)
 
 
 class SFTStep:
@@ -124,7 +119,7 @@ class SFTStep:
 
         microbatches = self._microbatches(indices)
         # The divisor is the number of target tokens of the whole step: of all microbatches and all processes.
-        targets = self._sum_over_processes(sum(batch.response_mask.sum() for batch in microbatches))
+        targets = self._count_over_processes(sum(int(batch.response_mask.sum()) for batch in microbatches))
         totals = torch.zeros(3, device=self.accelerator.device)  # mean NLL, handout's loss, mean entropy
         for number, batch in enumerate(microbatches, start=1):
             # Several processes exchange gradients once, in the last microbatch's backward.
@@ -150,7 +145,7 @@ class SFTStep:
             "lr": lr,
             "grad_norm": grad_norm,
             "clipped": int(config.max_grad_norm is not None and grad_norm > config.max_grad_norm),
-            "target_tokens": int(targets),
+            "target_tokens": targets,
             "tokens": tokens,
         }
         if with_entropy:
@@ -159,22 +154,22 @@ class SFTStep:
             record["handout_loss"] = handout_loss / world_size
         return record | {"seconds": seconds, "tokens_per_second": tokens / seconds}
 
-    def _microbatch(self, batch: Batch, targets: torch.Tensor, n_microbatches: int, with_entropy: bool) -> torch.Tensor:
+    def _microbatch(self, batch: Batch, targets: int, n_microbatches: int, with_entropy: bool) -> torch.Tensor:
         """Forward and backward. Returns this microbatch's share of the step's numbers, ``[3]``."""
-        log_probs, mask, entropy = response_log_probs(self.model, batch, with_entropy)
-        handout_loss = torch.zeros((), device=log_probs.device)
-        if self.config.normalization == "handout":
-            handout_loss, _ = sft_microbatch_train_step(log_probs, mask, n_microbatches, self.config.normalize_constant)
-            nll = token_weighted_loss(log_probs.detach(), mask, targets)
+        config = self.config
+        if config.normalization == "handout":  # what sft_microbatch_train_step divides by
+            weight = 1.0 / (len(batch.input_ids) * config.normalize_constant * n_microbatches)
         else:
-            nll = token_weighted_loss(log_probs, mask, targets)
             # DistributedDataParallel averages gradients over the processes; ours are to be added up.
-            self.accelerator.backward(nll * self.accelerator.num_processes)
-        mean_entropy = torch.where(mask, entropy, 0.0).sum() / targets if entropy is not None else nll.new_zeros(())
-        return torch.stack([nll.detach().float(), handout_loss.float(), mean_entropy.float()])
+            weight = self.accelerator.num_processes / targets
+        loss, log_probs, entropy = response_loss(self.model, batch, weight, self.accelerator.device, with_entropy)
+        self.accelerator.backward(loss)
+        nll = -log_probs.sum() / targets
+        mean_entropy = nll.new_zeros(()) if entropy is None else entropy.sum() / targets
+        return torch.stack([nll.float(), loss.detach().float(), mean_entropy.float()])
 
     def _microbatches(self, indices: Sequence[int]) -> list[Batch]:
-        """This process's share of the step, on its device."""
+        """This process's share of the step, on the CPU."""
         world_size = self.accelerator.num_processes
         own = deal(indices, self.lengths, self.accelerator.process_index, world_size)
         # Every process must take part in the exchange of gradients, so one without a share of its own goes through
@@ -189,8 +184,12 @@ class SFTStep:
         batches = [collate([self.examples[index] for index in part], self.pad_id) for part in parts]
         if idle:
             batches = [replace(b, response_mask=torch.zeros_like(b.response_mask)) for b in batches]
-        device = self.accelerator.device
-        return [Batch(**{name: tensor.to(device) for name, tensor in vars(batch).items()}) for batch in batches]
+        return batches
+
+    def _count_over_processes(self, count: int) -> int:
+        if self.accelerator.num_processes == 1:
+            return count
+        return int(self._sum_over_processes(torch.tensor(count, device=self.accelerator.device)))
 
     def _sum_over_processes(self, value: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(value, "sum") if self.accelerator.num_processes > 1 else value
