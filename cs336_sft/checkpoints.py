@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cs336_sft.errors import RunDirectoryError
@@ -78,6 +79,9 @@ def save_checkpoint(
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary folder, and put that in the place of ``path`` once it is on the disk.
 
+    Raises:
+        RunDirectoryError: it could not be written, for want of space for example; ``path`` is as it was.
+
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "final"
     >>> replace_folder(path, lambda folder: write_json(folder / "config.json", {}))
@@ -89,9 +93,17 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
         if leftover.exists():
             shutil.rmtree(leftover)
     temporary.mkdir()
-    write(temporary)
-    for file in temporary.iterdir():
-        _sync(file)
+    try:
+        write(temporary)
+        for file in temporary.iterdir():
+            _sync(file)
+    except (OSError, SafetensorError) as error:
+        # Half a checkpoint would keep a full disk full.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunDirectoryError(
+            f"{path}: could not be written ({_reason(error)})",
+            "free some space (or raise the quota) and start the run again: it goes on from its last checkpoint",
+        ) from error
     if path.exists():
         path.rename(old)
     temporary.rename(path)
@@ -208,6 +220,11 @@ def _damage(path: Path) -> str | None:
         if not (path / name).is_file() or _file_hash(path / name) != expected:
             return f"{name} is not what was written"
     return None
+
+
+def _reason(error: Exception) -> str:
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _file_hash(path: Path) -> str:

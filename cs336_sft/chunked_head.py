@@ -217,10 +217,10 @@ class _Gradients:
     """Collects the gradients of hidden states, weight and bias over the chunks; None for those not wanted."""
 
     def __init__(self, wanted: tuple[bool, ...], hidden: torch.Tensor, weight: torch.Tensor, bias) -> None:
-        wide = wide(weight.dtype)
+        sum_dtype = wide(weight.dtype)
         self.hidden = torch.empty_like(hidden) if wanted[0] else None
-        self.weight = torch.zeros_like(weight, dtype=wide) if wanted[1] else None
-        self.bias = torch.zeros_like(bias, dtype=wide) if bias is not None and wanted[2] else None
+        self.weight = torch.zeros_like(weight, dtype=sum_dtype) if wanted[1] else None
+        self.bias = torch.zeros_like(bias, dtype=sum_dtype) if bias is not None and wanted[2] else None
         self.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
 
     def add(self, rows: slice, gradient: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor) -> None:

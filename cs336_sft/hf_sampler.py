@@ -110,7 +110,10 @@ class HFSampler:
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.eos_token_id,  # the mask below marks padding, the id does not matter
         )
-        with evaluating(self.model, config), tqdm(total=len(rows), unit="row", disable=not self.progress) as bar:
+        with (
+            evaluating(self.model, config),
+            tqdm(total=len(rows), unit="row", disable=None if self.progress else True) as bar,
+        ):
             batch_size = self.batch_size or (32 if self.model.device.type == "cpu" else 64)
             for start in range(0, len(rows), batch_size):
                 batch = rows[start : start + batch_size]

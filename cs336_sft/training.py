@@ -9,6 +9,7 @@ does not change what is trained.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers.utils import logging as hf_logging
 
 from cs336_sft import checkpoints, schedules
 from cs336_sft.batching import epoch_batches
@@ -33,11 +33,13 @@ from cs336_sft.sft_step import NonFiniteLossError, SFTStep, make_optimizer
 from cs336_sft.tokenization import padding_id
 from cs336_sft.training_checks import check_examples, check_identity, check_trackers
 from cs336_sft.training_result import TrainingResult, is_wall_clock, load_result, without_wall_clock
-from cs336_sft.training_setup import run_accelerator, session_facts, set_weights_dtype
+from cs336_sft.training_setup import run_accelerator, save_model, session_facts, set_weights_dtype
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "NonFiniteLossError",
@@ -92,7 +94,7 @@ def train_sft(
         RunDirectoryError: the directory belongs to a run with another configuration, other data, other starting
             weights or another ``evaluation`` (the message names the fields), is in use, or is damaged.
         DataError, ContextLengthError: an example can't be trained on.
-        NonFiniteLossError: loss or gradient became nan or infinite; ``nonfinite.json`` names the examples.
+        NonFiniteLossError: loss or gradient became nan or infinite; ``nonfinite.json`` holds the batch.
         ConfigError: a tracker's package is missing, or accelerate was launched with sharded weights.
     """
     examples = tuple(examples)
@@ -111,10 +113,11 @@ def train_sft(
         if accelerator.is_main_process:
             check_identity(run, model, examples, config, evaluation or {}, optimizer_from)
         accelerator.wait_for_everyone()
-        start = checkpoints.newest_checkpoint(run.checkpoints)
+        finished = run.result.exists()
+        start = checkpoints.newest_checkpoint(run.checkpoints) if finished else _where_to_go_on(run)
         if start:
             checkpoints.load_weights(start, model)
-        if run.result.exists():
+        if finished:
             if start is None or start.step != read_json(run.result)["steps"]:
                 raise RunDirectoryError(
                     f"{run.path}: finished, but its last checkpoint is missing or damaged",
@@ -127,6 +130,18 @@ def train_sft(
         stack.callback(model.eval)
         stack.enter_context(loop.prepared(start, optimizer_from))
         return loop.run()
+
+
+def _where_to_go_on(run: RunDirectory) -> checkpoints.Checkpoint | None:
+    """The newest whole checkpoint up to which the log of the steps is whole too; an older one if lines were lost."""
+    steps = [record["step"] for record in run.metrics.read()]
+    newest = None
+    for checkpoint in checkpoints.list_checkpoints(run.checkpoints):
+        newest = newest or checkpoint
+        if steps[: checkpoint.step] == list(range(1, checkpoint.step + 1)):
+            return checkpoint
+        _log.warning("%s: ends before step %d; using an older checkpoint", run.metrics.path, checkpoint.step)
+    return newest
 
 
 class _Loop:
@@ -198,8 +213,11 @@ class _Loop:
             initial=self.first_step - 1,
             desc="SFT",
             unit="step",
-            disable=not (self.config.progress and self.main),
+            # None: off where stderr is no terminal (a log file, CI); a notebook shows it all the same.
+            disable=None if self.config.progress and self.main else True,
         )
+        if self.first_step > 1 and self.main:
+            tqdm.write(f"Resuming {self.directory.path} from step {self.first_step - 1}", file=sys.stderr)
         with bar:
             stopped = not self._evaluate(self.first_step - 1) or self._stop_requested()
             for step in range(self.first_step, self.total + 1):
@@ -235,8 +253,7 @@ class _Loop:
             numbers = self.step.run(step, self._epoch_batches(epoch)[position], lr)
         except NonFiniteLossError as error:
             if self.main:
-                facts = {"step": step, "problem": error.problem, "example_indices": list(error.indices)}
-                write_json(self.directory.path / "nonfinite.json", facts)
+                write_json(self.directory.path / "nonfinite.json", self._batch_of(error))
             raise
         self.clipped += numbers["clipped"]
         progress = {"step": step, "epoch": step / self.steps_per_epoch}
@@ -246,6 +263,20 @@ class _Loop:
         numbers = {f"train/{name}": value for name, value in record.items() if name != "step" and value is not None}
         self.accelerator.log(numbers, step=step)
         return record
+
+    def _batch_of(self, error: NonFiniteLossError) -> Record:
+        """What it takes to look at a step that failed: its examples, as ids and as text."""
+        shown = [
+            {
+                "index": index,
+                "prompt_ids": list(self.examples[index].prompt_ids),
+                "response_ids": list(self.examples[index].response_ids),
+                "text": self.tokenizer.decode([*self.examples[index].prompt_ids, *self.examples[index].response_ids]),
+            }
+            for index in error.indices
+        ]
+        indices = list(error.indices)
+        return {"step": error.step, "problem": error.problem, "example_indices": indices, "examples": shown}
 
     def _evaluate(self, step: int) -> bool:
         """Evaluate if it is due and not done yet. False if it was interrupted."""
@@ -284,19 +315,10 @@ class _Loop:
     def _finish(self) -> None:
         """The final model, and the mark that the run is complete."""
         if self.main:
-            checkpoints.replace_folder(self.directory.final, self._save_final)
+            final = self.directory.final
+            checkpoints.replace_folder(final, lambda folder: save_model(self.model, self.tokenizer, folder))
             self.directory.write_tables()
             write_json(self.directory.result, {"steps": self.total})
-
-    def _save_final(self, folder: Path) -> None:
-        bars = hf_logging.is_progress_bar_enabled()
-        hf_logging.disable_progress_bar()  # a bar for writing one file is in the way of ours
-        try:
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        finally:
-            if bars:
-                hf_logging.enable_progress_bar()
 
     def _rewind_logs(self, step: int) -> None:
         """Drop what was logged after ``step``; those steps are made again."""

@@ -107,8 +107,8 @@ def usage(given: str, words: str) -> Bad:
 COMMANDS = (
     usage("", "the following arguments are required: COMMAND"),
     usage("trainn", "invalid choice: 'trainn'"),
-    usage("eval --n 0", "argument --n: 0 is not 1 or more"),
-    usage("eval --n many", "argument --n"),
+    usage("eval --n 0", "argument --n: 0 is not a whole number of 1 or more"),
+    usage("eval --n many", "argument --n: many is not a whole number"),
     usage("eval --limit -5", "argument --limit"),
     usage("eval --temperature warm", "argument --temperature"),
     usage("eval --split validatoin", "argument --split"),

@@ -50,7 +50,7 @@ def graded(question: str, text: str, reward: float = 1.0, **changes) -> Graded:
 
 
 # Functions of the exercises that have no twin in the library: the course's loop does their work in other pieces.
-WITHOUT_TWIN = {"accumulate_gradients", "train", "chunked_log_probs", "select_samples"}
+WITHOUT_TWIN = {"accumulate_gradients", "train", "select_samples"}
 
 
 @pytest.mark.parametrize(
@@ -323,6 +323,36 @@ def test_ex10_by_hand() -> None:
     log_probs = parts()
     assert solution("ex10").accumulate_gradients(list(zip(log_probs, masks, strict=True))) == pytest.approx(8 / 6)
     torch.testing.assert_close(log_probs[0].grad, -masks[0].float() / 6)
+
+
+# --- ex11: chunks
+
+
+def test_ex11_by_hand() -> None:
+    hidden, weight = torch.tensor([[0.0], [math.log(3)]]), torch.tensor([[0.0], [1.0]])
+    for function in both("ex11", "chunked_log_probs"):
+        for chunk_size in (1, 2, 5):
+            found = function(hidden, weight, torch.tensor([1, 1]), chunk_size)
+            assert [round(x, 4) for x in found["log_probs"].tolist()] == [-0.6931, -0.2877]
+            assert [round(x, 4) for x in found["token_entropy"].tolist()] == [0.6931, 0.5623]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk_size", [1, 3, 7, 50])
+def test_ex11_values_and_gradients(dtype: torch.dtype, chunk_size: int) -> None:
+    found = []
+    for function in both("ex11", "chunked_log_probs"):
+        generator = torch.Generator().manual_seed(0)
+        hidden = torch.randn(7, 5, generator=generator).to(dtype).requires_grad_()
+        weight = torch.randn(11, 5, generator=generator).to(dtype).requires_grad_()
+        labels = torch.randint(0, 11, (7,), generator=generator)
+        result = function(hidden, weight, labels, chunk_size)
+        assert result["log_probs"].dtype == torch.float32 and not result["token_entropy"].requires_grad
+        (result["log_probs"] * torch.arange(1.0, 8.0)).sum().backward()
+        found.append((result["log_probs"], result["token_entropy"], hidden.grad, weight.grad))
+    near = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, **near)
 
 
 # --- ex13: the batches, and the training loop on one example
