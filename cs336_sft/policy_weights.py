@@ -184,27 +184,35 @@ def _merged(model: Any) -> list[PolicyTensor]:
     if kinds != {"LORA"}:
         raise ConfigError(f"a PEFT model of type {', '.join(sorted(kinds))} has no merged weights", "use LoRA")
     inner = model.get_base_model()
-    tensors, done = [], []  # done: prefixes of modules that are dealt with as a whole
+    tensors: list[PolicyTensor] = []
+    done: list[str] = []  # prefixes of modules that are dealt with as a whole
+    seen: set[int] = set()  # tied parameters count once, as in `named_parameters`
+
+    def add(name: str, parameter: torch.Tensor) -> None:
+        if id(parameter) not in seen:
+            seen.add(id(parameter))
+            tensors.append(_plain(name, parameter))
+
     for path, module in inner.named_modules():
         if any(path == prefix or path.startswith(f"{prefix}.") for prefix in done):
             continue
+        prefix = f"{path}." if path else ""
         if isinstance(module, AuxiliaryTrainingWrapper):  # a module that is trained whole, beside its original
-            kept = (
-                module.modules_to_save[module.active_adapters[0]] if module.active_adapters else module.original_module
-            )
-            tensors += [_plain(f"{path}.{name}", p) for name, p in kept.named_parameters()]
+            active = module.active_adapters
+            kept = module.modules_to_save[active[0]] if active else module.original_module
+            for name, parameter in kept.named_parameters():
+                add(f"{prefix}{name}", parameter)
             done.append(path)
         elif isinstance(module, BaseTunerLayer):
-            base = module.get_base_layer()
-            for name, parameter in base.named_parameters():
+            for name, parameter in module.get_base_layer().named_parameters():
                 if name == "weight":
-                    tensors.append(_adapted(f"{path}.weight", module))
+                    tensors.append(_adapted(f"{prefix}weight", module))
                 else:
-                    tensors.append(_plain(f"{path}.{name}", parameter))
+                    add(f"{prefix}{name}", parameter)
             done.append(path)
         else:
-            prefix = f"{path}." if path else ""
-            tensors += [_plain(f"{prefix}{name}", p) for name, p in module.named_parameters(recurse=False)]
+            for name, parameter in module.named_parameters(recurse=False):
+                add(f"{prefix}{name}", parameter)
     return tensors
 
 

@@ -109,7 +109,24 @@ class VLLMEngine:
 
     def step(self) -> list[Any]:
         """One step of the engine: the requests (vLLM's ``RequestOutput``) that it finished."""
+        if not self.in_process:
+            self._wait_for_output()
         return [output for output in self.llm.llm_engine.step() if output.finished]
+
+    def _wait_for_output(self) -> None:
+        """Return once the engine's process has sent something; vLLM itself would wait for a killed one for ever.
+
+        Raises:
+            RuntimeError: the process has ended.
+        """
+        client = self.llm.llm_engine.engine_core
+        outputs = client.outputs_queue
+        while True:
+            with outputs.not_empty:
+                if outputs.not_empty.wait_for(lambda: len(outputs.queue) > 0, timeout=0.5):
+                    return
+            if client.resources.engine_dead:
+                raise RuntimeError("the engine's process has ended")
 
     def greedy(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int

@@ -90,7 +90,8 @@ def test_engine_in_its_own_process_syncs_by_file_and_its_death_costs_only_what_i
             assert kept.get(problem.id, generation.token_ids) == generation.token_ids
         with pytest.raises(StaleEngineError, match="failed"):
             sampler.generate(prompts[:1], plain)
-    assert not [child for child in set(psutil.Process().children(recursive=True)) - before if child.is_running()]
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [child for child in left if child.status() != psutil.STATUS_ZOMBIE]
 
 
 LIFE = """
@@ -103,6 +104,7 @@ from cs336_sft.models import embedded_model_path, load_model_and_tokenizer
 from cs336_sft.samplers import make_sampler
 from cs336_sft.vllm_config import VLLMConfig
 from cs336_sft.vllm_engine import VLLMEngine
+from cs336_sft.vllm_runtime import environment, read_environment_again
 from cs336_sft.sampling import SamplingConfig
 
 def rss():
@@ -146,7 +148,9 @@ if __name__ == "__main__":
     with torch.no_grad():
         policy.model.embed_tokens.weight.mul_(1.03)
     settings = dict(enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=2**27, dtype="float32")
-    llm = LLM(model=str(source), enable_chunked_prefill=False, max_num_batched_tokens=4096, **settings)
+    read_environment_again()
+    with environment({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}):
+        llm = LLM(model=str(source), enable_chunked_prefill=False, max_num_batched_tokens=4096, **settings)
     load_policy_into_vllm_instance(policy, llm)
     import cs336_sft.vllm_engine as engine_module
     real = engine_module.load_policy_on_worker
