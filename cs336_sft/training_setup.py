@@ -12,9 +12,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
 
-from cs336_sft.errors import ConfigError
 from cs336_sft.run_files import Record
 from cs336_sft.sft_config import SFTConfig
 
@@ -34,12 +32,6 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision, log_with=list(config.trackers) or None, project_dir=str(run_dir)
         )
-        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-        if accelerator.distributed_type in sharded:
-            raise ConfigError(
-                f"accelerate was launched with {accelerator.distributed_type.value}, which shards the weights",
-                "launch it with plain data parallelism (--multi_gpu), or train with LoRA",
-            )
         yield accelerator
         accelerator.free_memory()
     finally:
