@@ -8,6 +8,7 @@ cs336-sft ei --judge lenient --add-format --out runs/from-base
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     from cs336_sft.ei_plots import plot_rounds
     from cs336_sft.expert_iteration import expert_iteration
     from cs336_sft.models import best_device
+    from cs336_sft.processes import is_main
     from cs336_sft.prompts import get_template
     from cs336_sft.samplers import make_sampler
     from cs336_sft.tokenization import make_examples
@@ -165,14 +167,19 @@ def run(args: argparse.Namespace) -> int:
 
     model, tokenizer = common.load(profile, device=best_device())
     # The engine first: it takes its share of what is free on the card, the trainer the rest.
-    with make_sampler(
-        args.sampler,
-        model,
-        tokenizer,
-        source=profile.model_source(),
-        batch_size=args.generation_batch,
-        vllm=engine,
-    ) as sampler:
+    # Of several processes the main one samples.
+    with (
+        make_sampler(
+            args.sampler,
+            model,
+            tokenizer,
+            source=profile.model_source(),
+            batch_size=args.generation_batch,
+            vllm=engine,
+        )
+        if is_main()
+        else nullcontext() as sampler
+    ):
         if sft_size:
             examples = make_examples(training[:sft_size], template, tokenizer)
             start = replace(config.sft, epochs=args.sft_epochs, eval_every=None, seed=args.seed)
@@ -191,6 +198,8 @@ def run(args: argparse.Namespace) -> int:
             cache_dir=args.cache,
             report=lambda record: common.note(describe(record)),
         )
+    if not is_main():
+        return 130 if result.interrupted else 0
     if plot is not None and result.rounds:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_rounds({run_dir.name: [result.rounds]}).savefig(plot, dpi=150, bbox_inches="tight")
