@@ -56,6 +56,7 @@ _HOME = {
     "generation_log": ("log_generations",),
     "training": ("SFTConfig", "TrainingResult", "load_result", "train_sft"),
     "adapter_config": ("AdapterConfig",),
+    "adapters": ("add_adapter", "load_quantized", "merge_adapter"),
     "run_settings": ("RunSettings", "make_settings", "run_name"),
     "sft_run": ("run_sft",),
     "sweep_grid": ("Grid", "read_grid"),

@@ -83,7 +83,8 @@ def check(parity: Parity, dtype: torch.dtype) -> None:
         raise EngineMismatchError(
             f"the engine's outputs are not the model's: {parity.identical_tokens} of {parity.tokens} greedy tokens "
             f"agree, log-probabilities differ by {parity.mean_error:.2g} nats in the mean and "
-            f"{parity.largest_error:.2g} at most (for {str(dtype).removeprefix('torch.')} at most {mean:g} and {largest:g} are rounding)",
+            f"{parity.largest_error:.2g} at most ({mean:g} and {largest:g} may be rounding in "
+            f"{str(dtype).removeprefix('torch.')})",
             "push the model's weights again; if it stays, this version of vLLM can't be synced: use --sampler hf",
         )
 

@@ -14,8 +14,6 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cs336_sft.errors import ConfigError
-
 Result = tuple[torch.Tensor, torch.Tensor]
 Method = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Result]
 

@@ -187,7 +187,7 @@ def shape_of(source: str | Path | Profile) -> ModelShape:
 
     >>> from cs336_sft.profiles import get_profile
     >>> shape_of(get_profile("tiny")).parameters
-    2659776
+    2652288
     """
     if isinstance(source, Profile):
         if source.model == "smollm2":  # the shape is known before the weights are fetched

@@ -175,7 +175,8 @@ def make_settings(flat: Mapping[str, Any], *, gpu: bool | None = None) -> RunSet
         "train_size": profile.train_size,
         "limit": profile.limit,
         "eval_size": profile.eval_size,
-        "learning_rate": profile.learning_rate,
+        # An adapter's best learning rate is about ten times that of all weights.
+        "learning_rate": profile.learning_rate * (1 if values.get("method", "full") == "full" else 10),
         "batch_size": profile.batch_size,
         "epochs": profile.epochs,
     }

@@ -22,6 +22,7 @@ import torch
 from filelock import FileLock
 
 from cs336_sft import checkpoints, processes
+from cs336_sft.adapters import add_adapter, load_quantized, note_base
 from cs336_sft.evaluation import evaluate
 from cs336_sft.grading import get_reward_fn
 from cs336_sft.models import load_model_and_tokenizer
@@ -153,11 +154,15 @@ def run_sft(
         )
         test = None
         if not result.interrupted:
+            if settings.adapter is not None and processes.is_main():
+                note_base(run.final, profile.model, settings.adapter)
             test = _test(run, settings, result, data, measure, tracked)
             # What the run took from the device, for comparisons of memory; 0 on a CPU.
             peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+            trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            about = {"settings": settings.to_flat(), "trained_parameters": trained, "peak_memory_bytes": peak}
             if processes.is_main():
-                write_json(run.path / "settings.json", {"settings": settings.to_flat(), "peak_memory_bytes": peak})
+                write_json(run.path / "settings.json", about)
     return RunOutcome(result, test, overlap(data.training, data.validation))
 
 
@@ -190,8 +195,21 @@ def free_memory() -> None:
 
 
 def load_policy(settings: RunSettings, profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that a run starts from, with its adapter where the settings ask for one."""
-    return load_model_and_tokenizer(profile.model_source())
+    """The model that a run starts from, with a fresh adapter where the settings ask for one."""
+    source = profile.model_source()
+    if settings.adapter is None:
+        return load_model_and_tokenizer(source)
+    dtype = _frozen_dtype(settings)
+    if settings.adapter.quantize:
+        model, tokenizer = load_quantized(source, compute_dtype=dtype)
+    else:
+        model, tokenizer = load_model_and_tokenizer(source, dtype=dtype)
+    return add_adapter(model, settings.adapter, seed=settings.sft.seed), tokenizer
+
+
+def _frozen_dtype(settings: RunSettings) -> torch.dtype:
+    """Weights that are not trained need no more digits than the products they go into."""
+    return torch.bfloat16 if settings.sft.mixed_precision == "bf16" else torch.float32
 
 
 class Measure:
@@ -236,6 +254,7 @@ class Measure:
         parts = [
             str(self.profile.model),
             settings.method == "qlora",
+            "float32" if settings.adapter is None else str(_frozen_dtype(settings)),
             settings.sft.weights_dtype,
             settings.sft.mixed_precision,
             settings.eval_batch_size,

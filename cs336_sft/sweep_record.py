@@ -4,8 +4,9 @@
     frame = read_recorded("recorded/lr/tiny.json")               # one row an evaluation; sweep_frame: the same, live
     losses = recorded_losses("recorded/lr/tiny.json")            # one row a (thinned) optimizer step
 
-The file holds the grid, versions, device and date, and for each run its settings, every evaluation in full, the loss
-curve in at most 64 points, and memory and speed. Beside it ``….generations.jsonl.gz`` may hold generations.
+The file holds the grid, versions, device and date, and for each run its settings, every evaluation in full with the
+outcome of each problem (``outcomes``: letters, see that module), the lengths of the last one's answers, the loss curve
+in at most 64 points, and memory and speed. Beside it ``….generations.jsonl.gz`` may hold generations.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cs336_sft.errors import DataError
 from cs336_sft.evaluation import read_generations
+from cs336_sft.outcomes import outcome_letters
+from cs336_sft.records import Graded
 from cs336_sft.response_text import decode_response
 from cs336_sft.run_directory import RunDirectory
 from cs336_sft.run_files import Record, read_json
@@ -49,6 +52,7 @@ def run_record(run: SweepRun, folder: str | Path) -> Record:
     config, made = read_json(path / "config.json"), read_json(path / "settings.json")
     session = read_json(path / "versions.json")["sessions"][-1]
     timed = result.metrics[1:] or result.metrics  # the first step also warms up
+    generated = _evaluations(RunDirectory(path))
     test = path / "test.json"
     return {
         "name": run.name,
@@ -57,15 +61,23 @@ def run_record(run: SweepRun, folder: str | Path) -> Record:
         "device": session["device"],
         "n_training_examples": config["n_training_examples"],
         "parameters": config["parameters"],
-        "trained_parameters": made.get("trained_parameters"),
+        "trained_parameters": made["trained_parameters"],
         "peak_memory_bytes": made["peak_memory_bytes"],
         "steps": result.steps,
         "train_seconds": sum(step["seconds"] for step in result.metrics),
         "tokens_per_second": median(step["tokens_per_second"] for step in timed) if timed else None,
         "evaluations": list(result.evaluations),
         "losses": thin(result.metrics),
+        "outcomes": {str(step): outcome_letters(graded) for step, graded in generated.items()},
+        "lengths": [len(item.generation.token_ids) for item in generated[max(generated)]] if generated else [],
         "test": read_json(test) if test.exists() else None,
     }
+
+
+def _evaluations(run: RunDirectory) -> dict[int, tuple[Graded, ...]]:
+    """step -> the generations of that evaluation."""
+    files = sorted(run.generations.glob("step-*.jsonl"))
+    return {int(path.stem.removeprefix("step-")): read_generations(path) for path in files}
 
 
 def thin(metrics: Sequence[Mapping[str, Any]], points: int = LOSS_POINTS) -> dict[str, list[Any]]:
@@ -171,8 +183,9 @@ def read_recorded(path: str | Path) -> pandas.DataFrame:
 
     Columns: ``run``; every setting under its full name (``learning_rate``, ``train_size``, ``append_eos``, …; a
     setting that the run does not have is missing) and ``seed`` (of the order); ``step``, ``epoch`` and all metrics
-    with their intervals; ``last`` (True for a run's last evaluation); and of the run ``steps``,
-    ``tokens_per_second``, ``peak_memory_bytes``, ``train_seconds`` and ``test_…`` where there was a test.
+    with their intervals; ``outcomes``, a letter a problem; ``last`` (True for a run's last evaluation); and of the run
+    ``steps``, ``tokens_per_second``, ``peak_memory_bytes``, ``train_seconds``, ``n_training_examples``,
+    ``trained_parameters`` and ``test_…`` where there was a test.
     ``frame.attrs["record"]`` has versions, device, date, jobs and grid.
 
     Raises:
@@ -297,11 +310,21 @@ def _frame(runs: Sequence[Record]) -> pandas.DataFrame:
         about = _settings_columns(run)
         about |= {
             name: run[name]
-            for name in ("steps", "tokens_per_second", "peak_memory_bytes", "train_seconds", "n_training_examples")
+            for name in (
+                "steps",
+                "tokens_per_second",
+                "peak_memory_bytes",
+                "train_seconds",
+                "n_training_examples",
+                "trained_parameters",
+            )
         }
         about |= {f"test_{name}": value for name, value in (run["test"] or {}).items() if name != "problems"}
         last = run["evaluations"][-1]["step"]
-        rows += [{**about, **evaluation, "last": evaluation["step"] == last} for evaluation in run["evaluations"]]
+        for evaluation in run["evaluations"]:
+            step = evaluation["step"]
+            letters = run["outcomes"].get(str(step))
+            rows.append({**about, **evaluation, "outcomes": letters, "last": step == last})
     return pandas.DataFrame.from_records(rows)
 
 

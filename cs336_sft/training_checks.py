@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft import checkpoints
+from cs336_sft.adapters import adapter_facts
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
 from cs336_sft.records import Example, Problem
 from cs336_sft.run_directory import RunDirectory
@@ -119,6 +120,7 @@ def check_identity(
         "starting_weights": weights,
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **adapter_facts(model),
         # Flat, so that an error names the one setting that differs.
         **{f"evaluation.{name}": value for name, value in evaluation.items()},
     }

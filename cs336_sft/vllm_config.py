@@ -27,7 +27,8 @@ class VLLMConfig:
         own_process: run the engine outside this process. Needed for several copies and for a GPU other than the
             first; weights then go through a file. The script needs ``if __name__ == "__main__":``.
         devices: numbers of the GPUs for the engine's processes; None: the first ones.
-        sleep: free the card between calls (the weights go to the host's memory); on a CPU it changes nothing.
+        sleep: the engine can free the card while it is not needed (`VLLMSampler.sleep`); not on a CPU.
+        auto_sleep: and does so after every `generate`.
         check_parity: after every weight sync compare greedy tokens and log-probabilities with the model's own.
         seed: vLLM's own; samples do not depend on it.
 
@@ -49,6 +50,7 @@ class VLLMConfig:
     own_process: bool = False
     devices: tuple[int, ...] | None = None
     sleep: bool = False
+    auto_sleep: bool = False
     check_parity: bool = False
     seed: int = 0
 
@@ -69,6 +71,10 @@ class VLLMConfig:
             "devices",
             f"give {processes} different numbers (tensor_parallel_size times data_parallel_size)",
         )
+
+    @property
+    def can_sleep(self) -> bool:
+        return self.sleep or self.auto_sleep
 
     @property
     def separate(self) -> bool:

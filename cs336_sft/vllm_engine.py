@@ -267,7 +267,7 @@ def engine_settings(source: str | Path, config: VLLMConfig, *, cpu: bool) -> dic
         settings["kv_cache_memory_bytes"] = cache
     if config.max_num_seqs is not None:
         settings["max_num_seqs"] = config.max_num_seqs
-    if config.sleep and not cpu:
+    if config.can_sleep and not cpu:
         settings["enable_sleep_mode"] = True
     return settings
 

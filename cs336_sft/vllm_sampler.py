@@ -145,7 +145,7 @@ class VLLMSampler:
         outputs = self._run(requests, sampling, results, prompts)
         if sampling.record_entropy:
             self._add_records(outputs, results, prompts, sampling)
-        if self.config.sleep:
+        if self.config.auto_sleep:
             self.sleep()
         return results
 
@@ -279,7 +279,7 @@ class VLLMSampler:
         self._check_open()
         if level not in (1, 2):
             raise ConfigError(f"sleep level {level}", "give 1 (weights to the host) or 2 (weights dropped)")
-        if not self.config.sleep:
+        if not self.config.can_sleep:
             raise ConfigError("this engine can't sleep", "start it with VLLMConfig(sleep=True)")
         if not self._asleep:
             self._each(lambda engine: engine.sleep(level))

@@ -23,6 +23,7 @@ COMMANDS = {
     "eval": "evaluate",
     "sft": "sft",
     "sweep": "sweep",
+    "merge": "merge",
     "ei": "ei",
     "plot": "plot",
     "grade": "grade",

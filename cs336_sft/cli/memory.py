@@ -34,7 +34,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--budget",
         type=common.positive_float,
         metavar="GB",
-        help="find the largest micro-batch within so many 1e9 bytes",
+        help="find the largest micro-batch that fits, in 1e9 bytes",
     )
     parser.add_argument(
         "--measure", action="store_true", help="run the step with random weights, on the GPU if there is one"

@@ -41,7 +41,7 @@ def vllm_config(args: argparse.Namespace, limit: int) -> VLLMConfig | None:
         "kv_cache_memory_bytes": args.kv_cache_gib and int(args.kv_cache_gib * _GIB),
         "tensor_parallel_size": args.tensor_parallel,
         "data_parallel_size": args.data_parallel,
-        "sleep": args.sleep,
+        "auto_sleep": args.sleep,
         "check_parity": args.check_parity,
     }
     given = {name: value for name, value in given.items() if value is not None}

@@ -33,7 +33,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--epochs", type=size, help="passes over them; default: the profile's (3)")
     parser.add_argument("--max-steps", type=size, help="optimizer steps, in place of epochs")
-    parser.add_argument("--lr", type=common.positive_float, help="peak learning rate; default: the profile's")
+    parser.add_argument(
+        "--lr", type=common.positive_float, help="peak learning rate; default: the profile's, for adapters 10 times"
+    )
     parser.add_argument("--schedule", choices=("constant", "cosine", "linear"), default="constant")
     parser.add_argument("--warmup", type=int, default=0, help="steps of warm-up (0)")
     parser.add_argument("--batch-size", type=size, help="sequences an optimizer step; default: the profile's (8)")
