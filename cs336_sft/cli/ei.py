@@ -199,8 +199,8 @@ def run(args: argparse.Namespace) -> int:
             cache_dir=args.cache,
             report=lambda record: common.note(describe(record)),
         )
-    if not is_main():
-        return 130 if result.interrupted else 0
+    if not is_main():  # done before the main one, which still measures: what it knows of the outcome is stale
+        return 0
     if plot is not None and result.rounds:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_rounds({run_dir.name: [result.rounds]}).savefig(plot, dpi=150, bbox_inches="tight")
