@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as hf_logging
 
@@ -40,12 +39,6 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision, log_with=list(config.trackers) or None, project_dir=str(run_dir)
         )
-        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-        if accelerator.distributed_type in sharded:
-            raise ConfigError(
-                f"accelerate was launched with {accelerator.distributed_type.value}, which shards the weights",
-                "launch it with plain data parallelism (--multi_gpu), or train with LoRA",
-            )
         yield accelerator
         accelerator.free_memory()
     finally:
