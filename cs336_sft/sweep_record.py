@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cs336_sft.errors import DataError
 from cs336_sft.evaluation import read_generations
-from cs336_sft.outcomes import read_outcomes
+from cs336_sft.outcomes import outcome_letters
+from cs336_sft.records import Graded
 from cs336_sft.response_text import decode_response
 from cs336_sft.run_directory import RunDirectory
 from cs336_sft.run_files import Record, read_json
@@ -51,6 +52,7 @@ def run_record(run: SweepRun, folder: str | Path) -> Record:
     config, made = read_json(path / "config.json"), read_json(path / "settings.json")
     session = read_json(path / "versions.json")["sessions"][-1]
     timed = result.metrics[1:] or result.metrics  # the first step also warms up
+    generated = _evaluations(RunDirectory(path))
     test = path / "test.json"
     return {
         "name": run.name,
@@ -66,16 +68,16 @@ def run_record(run: SweepRun, folder: str | Path) -> Record:
         "tokens_per_second": median(step["tokens_per_second"] for step in timed) if timed else None,
         "evaluations": list(result.evaluations),
         "losses": thin(result.metrics),
-        "outcomes": {str(step): letters for step, letters in read_outcomes(path).items()},
-        "lengths": _last_lengths(path),
+        "outcomes": {str(step): outcome_letters(graded) for step, graded in generated.items()},
+        "lengths": [len(item.generation.token_ids) for item in generated[max(generated)]] if generated else [],
         "test": read_json(test) if test.exists() else None,
     }
 
 
-def _last_lengths(run_dir: Path) -> list[int]:
-    """Generated tokens of each problem at the last evaluation; the limit is where it was cut off."""
-    last = max((run_dir / "generations").glob("step-*.jsonl"))
-    return [len(item.generation.token_ids) for item in read_generations(last)]
+def _evaluations(run: RunDirectory) -> dict[int, tuple[Graded, ...]]:
+    """step -> the generations of that evaluation."""
+    files = sorted(run.generations.glob("step-*.jsonl"))
+    return {int(path.stem.removeprefix("step-")): read_generations(path) for path in files}
 
 
 def thin(metrics: Sequence[Mapping[str, Any]], points: int = LOSS_POINTS) -> dict[str, list[Any]]:

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers.utils import logging as hf_logging
 
 from cs336_sft import checkpoints, schedules
 from cs336_sft.batching import epoch_batches
@@ -34,7 +33,7 @@ from cs336_sft.sft_step import NonFiniteLossError, SFTStep, make_optimizer
 from cs336_sft.tokenization import padding_id
 from cs336_sft.training_checks import check_examples, check_identity, check_trackers
 from cs336_sft.training_result import TrainingResult, is_wall_clock, load_result, without_wall_clock
-from cs336_sft.training_setup import run_accelerator, session_facts, set_weights_dtype
+from cs336_sft.training_setup import run_accelerator, save_model, session_facts, set_weights_dtype
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -316,19 +315,10 @@ class _Loop:
     def _finish(self) -> None:
         """The final model, and the mark that the run is complete."""
         if self.main:
-            checkpoints.replace_folder(self.directory.final, self._save_final)
+            final = self.directory.final
+            checkpoints.replace_folder(final, lambda folder: save_model(self.model, self.tokenizer, folder))
             self.directory.write_tables()
             write_json(self.directory.result, {"steps": self.total})
-
-    def _save_final(self, folder: Path) -> None:
-        bars = hf_logging.is_progress_bar_enabled()
-        hf_logging.disable_progress_bar()  # a bar for writing one file is in the way of ours
-        try:
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        finally:
-            if bars:
-                hf_logging.enable_progress_bar()
 
     def _rewind_logs(self, step: int) -> None:
         """Drop what was logged after ``step``; those steps are made again."""

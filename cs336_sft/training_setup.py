@@ -8,15 +8,20 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from transformers.utils import logging as hf_logging
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.run_files import Record
 from cs336_sft.sft_config import SFTConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "cs336-sft")
 
@@ -57,6 +62,18 @@ def set_weights_dtype(model: torch.nn.Module, config: SFTConfig) -> None:
         # Double precision, where somebody chose it, is not for us to take away.
         if parameter.requires_grad and parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):
             parameter.data = parameter.data.to(dtype)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Model and tokenizer as ``save_pretrained`` writes them."""
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # a bar for writing one file is in the way of ours
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 def session_facts(accelerator: Accelerator, from_step: int) -> Record:
