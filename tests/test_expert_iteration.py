@@ -309,6 +309,16 @@ def test_the_random_control_trains_on_as_many_samples_of_any_kind(iterate):
     assert 0 < sum(rewards) < len(rewards)
 
 
+def test_the_finished_control_draws_from_what_ended_by_itself(iterate):
+    control = iterate(config=replace(CONFIG, rounds=1, select="finished", samples_per_round=(5,)))
+    finished = {
+        (g.problem.id, g.generation.sample) for g in control.rollouts(1) if g.generation.finish_reason == "stop"
+    }
+    chosen = control.selected(1)
+    assert len(chosen) == 5 and len(finished) < 18 and {(r["id"], r["sample"]) for r in chosen} <= finished
+    assert 0 < sum(lucky(row["text"], "")["reward"] for row in chosen) < 5
+
+
 def test_the_human_control_trains_on_the_references_for_as_many_steps(iterate, problems, tokenizer):
     human = iterate(config=replace(CONFIG, select="human", samples_per_round=(9, 3)))
     assert [r["steps"] for r in human.rounds] == [0, 6, 2]
