@@ -15,6 +15,7 @@ large       GPU: a model of Qwen2.5-1.5B's shape with random weights, in bfloat1
 from __future__ import annotations
 
 import argparse
+import ctypes
 import gc
 import json
 import os
@@ -359,6 +360,8 @@ def timed(generate: Callable[[], list[list[Generation]]]) -> tuple[list[list[Gen
 def memory(device: str) -> dict[str, float]:
     """In GiB: this process on the host; on a GPU what PyTorch holds, and what is taken on the card by anybody."""
     gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)  # what is free but kept for later would count as taken
     facts = {"host_gib": psutil.Process().memory_info().rss / GIB}
     if device == "cuda":
         torch.cuda.synchronize()

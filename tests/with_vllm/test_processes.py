@@ -95,7 +95,7 @@ def test_engine_in_its_own_process_syncs_by_file_and_its_death_costs_only_what_i
 
 
 LIFE = """
-import gc, random, sys
+import gc, random, sys, weakref
 import numpy, psutil, torch
 from vllm import LLM, SamplingParams
 from cs336_sft import evaluate_vllm, gsm8k_reward_fn, init_vllm, load_policy_into_vllm_instance
@@ -136,9 +136,14 @@ if __name__ == "__main__":
     assert torch.set_num_threads is set_threads and torch.get_num_threads() == threads
     expected = sampler.generate(["Question: 2 + 3?"], SamplingConfig(max_new_tokens=20))
     alive = rss()
+    worker = sampler.engines[0].llm.llm_engine.model_executor.driver_worker
+    modules = [weakref.ref(module) for module in worker.get_model().modules()]
+    del worker
+    assert len(modules) > 20 and all(ref() is not None for ref in modules)
     sampler.close()
     sampler.close()
     closed = rss()
+    assert all(ref() is None for ref in modules), "something keeps the engine's model alive"
     print("MiB before, alive, closed:", round(before), round(alive), round(closed))
     assert alive - before > 600 and alive - closed > 550
     assert not torch.distributed.is_initialized()
