@@ -172,23 +172,7 @@ class Bench:
         ]
         result["identical"], result["of"] = sum(same), len(same)
         result["hf_batch"] = self.sizes.hf_batch or ("32 rows" if self.device == "cpu" else "64 rows")
-        result["vllm_own_sampling"] = self.own_sampling(prompts, sampling)
-        return result
-
-    def own_sampling(self, prompts: list[str], sampling: SamplingConfig) -> dict[str, Any]:
-        """vLLM's own random numbers in place of the keyed ones: with a seed a request, and without."""
-        from vllm import SamplingParams
-
-        encoded = [{"prompt_token_ids": self.tokenizer(p, add_special_tokens=False)["input_ids"]} for p in prompts]
-        common = {"max_tokens": sampling.max_new_tokens, "temperature": 1.0, "n": sampling.n, "ignore_eos": True}
-        result = {}
-        for name, extra in (("unseeded", {}), ("seeded", {"seed": SEED})):
-            began = time.perf_counter()
-            params = SamplingParams(**common, detokenize=False, **extra)
-            outputs = self.sampler.engines[0].llm.generate(encoded, params, use_tqdm=False)
-            seconds = time.perf_counter() - began
-            tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
-            result[name] = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+        result["vllm_own_sampling"] = own_sampling(self.sampler, self.tokenizer, prompts, sampling)
         return result
 
     def memory(self) -> dict[str, Any]:
@@ -231,6 +215,25 @@ class Bench:
         memory(self.device)
 
 
+def own_sampling(
+    sampler: VLLMSampler, tokenizer: Any, prompts: list[str], sampling: SamplingConfig
+) -> dict[str, dict[str, float]]:
+    """vLLM's own random numbers in place of the keyed ones: with a seed a request, and without."""
+    from vllm import SamplingParams
+
+    encoded = [{"prompt_token_ids": tokenizer(p, add_special_tokens=False)["input_ids"]} for p in prompts]
+    common = {"max_tokens": sampling.max_new_tokens, "temperature": 1.0, "n": sampling.n, "ignore_eos": True}
+    result = {}
+    for name, extra in (("unseeded", {}), ("seeded", {"seed": SEED})):
+        began = time.perf_counter()
+        params = SamplingParams(**common, detokenize=False, **extra)
+        outputs = sampler.engines[0].llm.generate(encoded, params, use_tqdm=False)
+        seconds = time.perf_counter() - began
+        tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
+        result[name] = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
+    return result
+
+
 def large(args: argparse.Namespace) -> dict[str, Any]:
     """A model of Qwen2.5-1.5B's shape with random weights (tied, vocabulary 151,936): tokens/s and seconds a sync."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -271,6 +274,7 @@ def large(args: argparse.Namespace) -> dict[str, Any]:
         result["engine_start_seconds"] = time.perf_counter() - began
         sampler.generate(prompts[:8], replace(sampling, max_new_tokens=4, min_new_tokens=0))
         _, result["vllm"] = timed(lambda: sampler.generate(prompts, sampling))
+        result["vllm_own_sampling"] = own_sampling(sampler, tokenizer, prompts, sampling)
         model = model.float()  # master weights, as in training; the engine rounds them
         result["sync_seconds"] = []
         for _ in range(3):
@@ -414,7 +418,7 @@ def main() -> None:
         args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
         print(f"{name}: {record['seconds'][name]} s (at {time.perf_counter() - began:.0f} s)", flush=True)
 
-    for name in models:
+    for name in [] if args.parts == "large" else models:
         bench: list[Bench] = []
         source = embedded_model_path() if name == "tiny" else args.smollm2
         keep(f"{name} start", lambda n=name, s=source, b=bench: b.append(Bench(n, s, sizes[n], args)))
@@ -424,7 +428,7 @@ def main() -> None:
             if part in parts and not (part == "throughput" and sizes[name].throughput_tokens == 0):
                 keep(f"{name} {part}", getattr(bench[0], part))
         bench[0].close()
-    if "large" in parts and args.device == "cuda":
+    if "large" in parts and (args.device == "cuda" or args.parts == "large"):
         keep("large", lambda: large(args))
     print_summary(record)
 

@@ -173,6 +173,9 @@ def forget_engine(distributed_before: bool) -> None:
     """
     from vllm.distributed import parallel_state
 
+    from cs336_sft.vllm_worker import forget_reloads
+
+    forget_reloads()
     gc.unfreeze()  # an engine freezes the heap that it finds, and so would keep itself alive
     parallel_state.destroy_model_parallel()
     if not distributed_before:

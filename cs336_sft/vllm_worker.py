@@ -25,7 +25,7 @@ class PolicySync:
 
     def take_records(self) -> list[tuple[list[int], list[int], list[list[float]]]]:
         """What `KeyedSampling` has recorded since the last call; plain numbers, which any channel carries."""
-        from cs336_sft.vllm_sampling import KeyedSampling
+        from cs336_sft.vllm_processor import KeyedSampling
 
         records = []
         for processor in self.model_runner.input_batch.logitsprocs.all:  # type: ignore[attr-defined]
@@ -50,3 +50,11 @@ def load_policy_on_worker(
         for module in worker.get_model().modules():
             if isinstance(module, ParallelLMHead):
                 module.quant_method.process_weights_after_loading(module)
+
+
+def forget_reloads() -> None:
+    """Let go of what vLLM remembers of reloaded layers: it would keep a closed engine's weights alive for ever."""
+    from vllm.model_executor.model_loader.reload import layerwise
+
+    # A dictionary with weak keys, whose values hold the weight loaders, which are methods of those very layers.
+    layerwise.LAYERWISE_INFO.clear()

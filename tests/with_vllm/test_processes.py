@@ -35,6 +35,11 @@ def run(*command: str) -> subprocess.CompletedProcess:
     return done
 
 
+def test_importing_the_sampler_does_not_import_vllm() -> None:
+    """It would be slow, and too early: the settings that vLLM reads when it is imported come first."""
+    run("-c", "import sys; from cs336_sft import VLLMSampler, init_vllm; assert 'vllm' not in sys.modules")
+
+
 def test_a_second_engine_beside_the_first_is_refused(sampler, base, prompts) -> None:
     with pytest.raises(CourseError, match="another vLLM engine.*close"):
         VLLMSampler(*base, VLLMConfig(max_model_len=512))
