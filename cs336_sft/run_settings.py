@@ -9,6 +9,7 @@ configuration of the training loop alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -208,6 +209,7 @@ _IN_EVERY_NAME = {
     "subset_seed",
     "order_seed",
 }
+_LONGEST_NAME = 200  # file systems take 255 bytes
 _SHORT = {"weights_dtype": "w", "micro_batch_size": "micro", "mixed_precision": "mp", "eval_size": "neval"}
 
 
@@ -236,7 +238,8 @@ def run_name(settings: RunSettings) -> str:
     for name, value in flat.items():
         if name not in _IN_EVERY_NAME and value != default.get(name):
             parts.append(f"{_SHORT.get(name, name.replace('_', '-'))}{_word(value)}")
-    return "_".join(parts)
+    name = "_".join(parts)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 7]}_{_hash(name)}"
 
 
 def short_number(value: float) -> str:
@@ -262,8 +265,15 @@ def _word(value: Any) -> str:
         return short_number(value)
     if isinstance(value, list):
         return "-".join(map(_word, value))
-    text = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(value)).strip("-.")
+    # Of a path the last part, and a short hash that tells two of the same name apart.
+    tail = str(value).rstrip("/").rsplit("/", 1)[-1]
+    text = "".join(c if c.isalnum() or c in ".-" else "-" for c in tail).strip("-.")
+    text += f"-{_hash(str(value))}" if tail != value else ""
     return f"-{text}" if text and text[0].isalpha() else text
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _is_count(value: object, least: int = 1) -> bool:
