@@ -45,7 +45,7 @@ from cs336_sft.selection import flip_verdicts, lenient_verdicts, random_samples,
 from cs336_sft.tokenization import encode, make_examples
 from cs336_sft.training import train_sft
 from cs336_sft.training_checks import fingerprint_problems
-from cs336_sft.training_setup import to_master_weights, versions
+from cs336_sft.training_setup import save_model, set_weights_dtype, versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -75,7 +75,8 @@ def expert_iteration(
     returns the stored result, and ``model`` receives the stored weights.
 
     Args:
-        model: the start: a base model, or one after a little fine-tuning. Half-precision weights become float32.
+        model: the start: a base model, or one after a little fine-tuning. Its weights become of the
+            type ``config.sft.weights_dtype``.
         tokenizer: its tokenizer.
         problems: the pool that each round draws its questions from.
         template: prompt and answer format; its grader measures, and judges by default.
@@ -103,7 +104,7 @@ def expert_iteration(
         )
     run = RunDirectory(run_dir)
     model.to(_device())
-    to_master_weights(model)
+    set_weights_dtype(model, config.sft)
     loop = _Loop(model, tokenizer, problems, template, config, run, sampler, validation, test, judge, cache_dir, report)
     if not loop.main:
         return loop.run()
@@ -417,11 +418,7 @@ class _Loop:
     def _finish(self) -> None:
         test = plain(self._evaluate(self.test, "test")) if self.test else None
 
-        def save(folder: Path) -> None:
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-
-        checkpoints.replace_folder(self.directory.final, save)
+        checkpoints.replace_folder(self.directory.final, lambda folder: save_model(self.model, self.tokenizer, folder))
         write_json(self.directory.result, {"rounds": self.config.rounds, "test": test})
 
 

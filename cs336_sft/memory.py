@@ -27,7 +27,7 @@ from cs336_sft.errors import ConfigError
 from cs336_sft.model_shape import ModelShape
 
 Precision = Literal["fp32", "mixed", "bf16"]
-MethodName = Literal["notes", "notes_with_graph", "log_softmax", "logsumexp", "chunked"]
+MethodName = Literal["notes", "notes_with_graph", "log_softmax", "logsumexp", "chunked", "one_pass"]
 Adapter = Literal["none", "lora", "qlora"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 METHODS: tuple[str, ...] = get_args(MethodName)
@@ -44,6 +44,8 @@ _LOGITS_COPIES = {
     "logsumexp": (2, 5),  # autograd makes softmax and gradients anew: no better in the backward
     "chunked": (2, 5),  # of one chunk
 }
+# Rows at a time of `one_pass_loss`, and bytes of each of their logits; with the kernel for bfloat16 on a GPU, too.
+_ONE_PASS_CPU, _ONE_PASS_GPU, _ONE_PASS_KERNEL = (128, 8), (1024, 8), (1536, 2)
 # NF4 with double quantisation (Dettmers et al. 2023, "QLoRA"): 4 bits, 8 bits per 64 weights, 32 bits per 64 * 256.
 _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 
@@ -56,10 +58,12 @@ class StepSetup:
         batch, length: sequences that go through the model at once, and positions of each, padding included.
         precision: ``fp32``; ``mixed`` (float32 weights, gradients and states, bfloat16 autocast); ``bf16`` (all of
             them in bfloat16, which loses small updates).
-        method: how log-probabilities and entropies are made from the hidden states, see ``head_methods``.
+        method: how log-probabilities and entropies are made from the hidden states: ``one_pass`` is what ``train_sft``
+            does (``chunked_head.one_pass_loss``), the others are in ``head_methods``.
         chunk: positions whose logits exist at once, for ``chunked``.
         checkpointing: each layer keeps its input alone and is computed again in the backward (Chen et al. 2016).
         accumulating: gradients of an earlier microbatch are there already.
+        device: ``cuda`` or ``cpu``; makes a difference for ``one_pass`` alone.
         adapter: ``lora`` trains low-rank adapters of rank ``rank`` on the layers' matrices over frozen bfloat16
             weights, ``qlora`` over 4-bit ones; both in ``mixed`` precision. Their activations are rough.
 
@@ -73,10 +77,11 @@ class StepSetup:
     batch: int
     length: int
     precision: Precision = "mixed"
-    method: MethodName = "chunked"
+    method: MethodName = "one_pass"
     chunk: int = 1024
     checkpointing: bool = False
     accumulating: bool = False
+    device: Literal["cuda", "cpu"] = "cuda"
     adapter: Adapter = "none"
     rank: int = 16
 
@@ -85,7 +90,8 @@ class StepSetup:
             value = getattr(self, field)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigError(f"StepSetup.{field} is {value!r}", "give a whole number of at least 1")
-        for field, allowed in (("precision", PRECISIONS), ("method", METHODS), ("adapter", ADAPTERS)):
+        choices = {"precision": PRECISIONS, "method": METHODS, "adapter": ADAPTERS, "device": ("cuda", "cpu")}
+        for field, allowed in choices.items():
             if getattr(self, field) not in allowed:
                 raise ConfigError(
                     f"StepSetup.{field} is {getattr(self, field)!r}", f"choose one of {', '.join(allowed)}"
@@ -148,7 +154,7 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
     >>> {name: format_bytes(size) for name, size in estimate.terms.items()}["logits"]
     '37.3 GB'
     """
-    n, vocab, h = setup.tokens, shape.vocab, shape.hidden
+    n, h = setup.tokens, shape.hidden
     act = _ACTIVATION_BYTES[setup.precision]
     weights, gradients, states, head_gradient = _parameter_terms(shape, setup)
     layers_gradients = (gradients - (1 if shape.tied else 2) * head_gradient) * (shape.layers - 1) // shape.layers
@@ -161,13 +167,7 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
     around = n * _norm_bytes(shape, setup.precision, reads=1) + 2 * setup.length * shape.head_dim * act  # sin, cos
     per_layer = residual if setup.checkpointing else layer
     activations = shape.layers * per_layer + around
-
-    rows = min(n, setup.chunk) if setup.method == "chunked" else n
-    copies_forward, copies_backward = _LOGITS_COPIES[setup.method]
-    logits_forward, logits_backward = 4 * rows * vocab * copies_forward, 4 * rows * vocab * copies_backward
-    # The backward of a chunk finds the gradient of the hidden states and of the head begun by the chunks before it.
-    head_backward = act * rows * vocab + act * n * h + (act * shape.embedding if head_gradient else 0)
-    begun = head_backward - act * rows * vocab if rows < n else 0
+    head = _head_bytes(shape, setup, head_copy, trains=head_gradient > 0)
 
     resident = weights + states + (gradients if setup.accumulating else 0)
     new = 0 if setup.accumulating else 1  # whether gradients are made by this backward, or there already
@@ -177,16 +177,15 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
     # The gradient of a tied head waits for the embedding's, which is dense, and autograd adds the two into a third.
     held = head_gradient if new or shape.tied else 0
     embedding_backward = (3 - new) * head_gradient if shape.tied else (1 - new) * head_gradient
-    # The graph of an entropy that was logged with it: softmax and log-softmax wait for a backward that never comes.
-    waiting = 8 * n * vocab if setup.method == "notes_with_graph" else 0
     moments = {
         # Autocast's copies live at least as long as its block, even those that checkpointing does not keep.
-        "forward: logits": activations + logits_forward + head_copy + (layer_copies if setup.checkpointing else 0),
-        "backward: logits": activations + logits_backward + head_copy + begun,
-        "backward: head": activations + head_backward + head_copy + waiting,
-        "backward: last layer": activations - around + recomputed + in_layer + held + waiting,
-        "backward: first layer": per_layer + recomputed + in_layer + held + new * layers_gradients + waiting,
-        "backward: embedding": new * gradients + embedding_backward + waiting,
+        "forward: layers": activations + (layer_copies if setup.checkpointing else 0),
+        "forward: logits": activations + head.forward + (layer_copies if setup.checkpointing and head.inside else 0),
+        "backward: logits": activations + head.backward,
+        "backward: head": activations + head.products + head.waiting,
+        "backward: last layer": activations - around + recomputed + in_layer + held + head.waiting,
+        "backward: first layer": per_layer + recomputed + in_layer + held + new * layers_gradients + head.waiting,
+        "backward: embedding": new * gradients + embedding_backward + head.waiting,
         "update": new * gradients,
     }
     terms = {
@@ -196,13 +195,59 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
         "weights in bfloat16 for autocast": layer_copies + head_copy,
         "activations": activations - (layer_copies if not setup.checkpointing else 0),
         "one layer, recomputed": recomputed - (layer_copies // shape.layers if setup.checkpointing else 0),
-        "logits": max(logits_forward, logits_backward),
+        "logits": head.logits,
     }
     return MemoryEstimate(
         model=shape.name,
         setup=setup,
         terms={name: size for name, size in terms.items() if size},
         moments={name: resident + size for name, size in moments.items()},
+    )
+
+
+@dataclass(frozen=True)
+class _HeadBytes:
+    """Bytes that the head and the loss add: in their forward, in the loss's backward, in the head's, and to the end.
+
+    ``inside``: the head runs inside autocast's block, while the layers' copies are alive.
+    """
+
+    forward: int
+    backward: int
+    products: int
+    waiting: int
+    logits: int
+    inside: bool
+
+
+def _head_bytes(shape: ModelShape, setup: StepSetup, copy: int, trains: bool) -> _HeadBytes:
+    n, vocab, act = setup.tokens, shape.vocab, _ACTIVATION_BYTES[setup.precision]
+    of_hidden, of_weight = n * shape.hidden, shape.embedding * trains  # entries of the gradients
+    if setup.method == "one_pass":
+        kernel = setup.device == "cuda" and act == 2
+        chunk, size = _ONE_PASS_KERNEL if kernel else _ONE_PASS_GPU if setup.device == "cuda" else _ONE_PASS_CPU
+        rows = min(n, chunk)
+        logits = size * rows * vocab
+        # A chunk's gradient in half precision for the products; a CPU widens 8,192 columns at a time for them.
+        narrow = 2 * rows * vocab + 4 * min(vocab, 8192) * (shape.hidden + rows) if act == 2 and not kernel else 0
+        sums = 4 * of_weight + act * of_hidden  # the gradients, over the chunks
+        wide = 4 if setup.precision != "bf16" else 2
+        cast = (2 * of_weight if setup.precision == "bf16" else 0) + (wide * of_hidden if wide != act else 0)
+        operands = copy + (act * of_hidden if setup.precision == "mixed" else 0)
+        done = wide * (of_weight + of_hidden)
+        return _HeadBytes(operands + sums + max(logits + narrow, cast), done, done, 0, logits, inside=False)
+    rows = min(n, setup.chunk) if setup.method == "chunked" else n
+    forward, backward = (4 * rows * vocab * copies for copies in _LOGITS_COPIES[setup.method])
+    gradients = act * (of_hidden + of_weight)
+    return _HeadBytes(
+        forward=forward + copy,
+        # The backward of a chunk finds the gradients begun by the chunks before it.
+        backward=backward + copy + (gradients if rows < n else 0),
+        products=act * rows * vocab + gradients + copy,
+        # An entropy's graph keeps softmax and log-softmax for a backward that never comes, until it is logged.
+        waiting=8 * n * vocab if setup.method == "notes_with_graph" else 0,
+        logits=max(forward, backward),
+        inside=True,
     )
 
 

@@ -15,10 +15,12 @@ from typing import Any
 import torch
 
 from cs336_sft import head_methods
+from cs336_sft.chunked_head import one_pass_loss
 from cs336_sft.errors import ConfigError
 from cs336_sft.memory import StepSetup
 from cs336_sft.memory_tracker import Allocation, MemoryTracker
 from cs336_sft.model_shape import ModelShape
+from cs336_sft.output_head import run_to_head
 
 
 @dataclass(frozen=True)
@@ -206,10 +208,16 @@ def loss_and_entropy(
         The loss, a number with a graph; the entropies, ``[B * T]``.
     """
     autocast = torch.autocast(ids.device.type, torch.bfloat16) if setup.precision == "mixed" else nullcontext()
+    if setup.method == "one_pass":
+        with autocast:
+            hidden, head = run_to_head(model, {"input_ids": ids})  # [B, T, h]
+        weight = 1.0 / labels.numel()
+        loss, _, entropy = one_pass_loss(hidden.flatten(0, 1), head, labels.flatten(), weight, with_entropy=True)
+        return loss, entropy
     with autocast:
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # [B, T, h]
-        head = model.get_output_embeddings().weight  # [V, h]
-        log_probs, entropy = method_of(setup)(hidden.flatten(0, 1), head, labels.flatten())
+        matrix = model.get_output_embeddings().weight  # [V, h]
+        log_probs, entropy = method_of(setup)(hidden.flatten(0, 1), matrix, labels.flatten())
     return -log_probs.mean(), entropy
 
 

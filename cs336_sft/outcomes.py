@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from cs336_sft.errors import DataError
+from cs336_sft.evaluation import read_generations
 from cs336_sft.intervals import Interval, paired_difference_interval
 from cs336_sft.records import Graded
 
@@ -48,6 +50,12 @@ def outcome_letters(graded: Sequence[Graded]) -> str:
     ''
     """
     return "".join(map(outcome, graded))
+
+
+def read_outcomes(run_dir: str | Path) -> dict[int, str]:
+    """step -> outcomes, for every evaluation whose generations a run keeps."""
+    files = sorted((Path(run_dir) / "generations").glob("step-*.jsonl"))
+    return {int(path.stem.removeprefix("step-")): outcome_letters(read_generations(path)) for path in files}
 
 
 def rights(letters: str, lenient: bool = False) -> list[float]:

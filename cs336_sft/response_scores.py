@@ -2,7 +2,7 @@
 
 Only to log an entropy, it is easy to hold three or four tensors of the size of all logits at once and to run out of
 memory where training did not. Here the hidden states are brought to the vocabulary a few positions at a time, without
-a graph: the largest tensor has ``positions x vocabulary`` entries, whatever the batch.
+a graph (``chunked_head``).
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from cs336_sft.batching import split_microbatches
-from cs336_sft.logprobs import compute_entropy
+from cs336_sft.chunked_head import head_log_probs
+from cs336_sft.output_head import run_to_head
 from cs336_sft.records import Example, Generation
 from cs336_sft.tokenization import collate
 
@@ -32,19 +33,14 @@ class ResponseScores:
 
 @torch.inference_mode()
 def score_responses(
-    model: PreTrainedModel,
-    examples: Sequence[Example],
-    *,
-    micro_batch_tokens: int = 4096,
-    positions: int = 512,
+    model: PreTrainedModel, examples: Sequence[Example], *, micro_batch_tokens: int = 4096
 ) -> list[ResponseScores]:
     """Score every response, in the order given.
 
     Args:
-        model: a Hugging Face causal language model with a plain output head.
+        model: a Hugging Face causal language model.
         examples: sequences with at least one prompt token.
         micro_batch_tokens: tokens with padding that go through the model's body at once.
-        positions: response tokens that go through its output head at once.
 
     Equal to ``get_response_log_probs`` under the response mask (a test proves it).
 
@@ -56,21 +52,16 @@ def score_responses(
     """
     training = model.training
     model.eval()
-    head = model.get_output_embeddings()
     lengths = [len(example) for example in examples]
     results: list[ResponseScores | None] = [None] * len(examples)
     for part in split_microbatches(range(len(examples)), lengths, max_tokens=micro_batch_tokens):
         batch = collate([examples[index] for index in part], pad_id=0)
         mask = batch.response_mask.to(model.device)  # [B, T]
-        hidden = model.base_model(input_ids=batch.input_ids.to(model.device), use_cache=False).last_hidden_state
-        hidden, labels = hidden[mask], batch.labels.to(model.device)[mask]  # [N, H], [N]
-        logprobs, entropies = [], []
-        for rows, wanted in zip(hidden.split(positions), labels.split(positions), strict=True):
-            logits = head(rows).float()  # [positions, V]
-            entropies.append(compute_entropy(logits))
-            logprobs.append(logits.gather(-1, wanted[:, None]).squeeze(-1) - logits.logsumexp(-1))
-        sizes = mask.sum(1).tolist()
-        split = zip(torch.cat(logprobs).split(sizes), torch.cat(entropies).split(sizes), strict=True)
+        hidden, head = run_to_head(model, {"input_ids": batch.input_ids.to(model.device), "use_cache": False})
+        labels = batch.labels.to(model.device)[mask]  # [N]
+        logprobs, entropies = head_log_probs(hidden[mask], head, labels, with_entropy=True)
+        sizes = batch.response_mask.sum(1).tolist()
+        split = zip(logprobs.split(sizes), entropies.split(sizes), strict=True)
         for index, (own_logprobs, own_entropies) in zip(part, split, strict=True):
             results[index] = ResponseScores(tuple(own_logprobs.tolist()), tuple(own_entropies.tolist()))
     model.train(training)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from cs336_sft.errors import ConfigError, DataError
+from cs336_sft.grading.cut import cut_position
 from cs336_sft.records import Example, FinishReason, Graded
 from cs336_sft.response_text import decode_response
 
@@ -40,10 +41,10 @@ class AnswerSpan:
 def find_first_answer(
     tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], pattern: re.Pattern[str] = GSM8K_ANSWER
 ) -> AnswerSpan | None:
-    """The first answer in generated ids, or None.
+    """The first answer in generated ids, or None; only what stands before another problem begins is searched.
 
-    It says where an answer *is written*, not whether it counts: the grader reads the last one before another problem
-    begins.
+    The grader reads the *last* answer of that part, so a generation that goes on after its first may be graded by
+    another one.
 
     Args:
         pattern: matches a whole answer in the decoded text; by default ``####`` with a number on its line.
@@ -55,15 +56,17 @@ def find_first_answer(
     AnswerSpan(start=9, end=16)
     >>> find_first_answer(Bytes(), b"9*2 = 18\\n####") is None
     True
+    >>> find_first_answer(Bytes(), b"It is 18.\\n\\nQuestion: And now?\\n#### 3") is None
+    True
     """
     ids = list(token_ids)
     text = decode_response(tokenizer, ids)
-    found = pattern.search(text)
+    found = pattern.search(text, 0, cut_position(text))
     if found is None:
         return None
     # The token that holds the answer's first character belongs to it.
     start = tokens_until(tokenizer, ids, text[: found.start() + 1]) - 1
-    return AnswerSpan(start, tokens_until(tokenizer, ids, found.string[: found.end()]))
+    return AnswerSpan(start, tokens_until(tokenizer, ids, text[: found.end()]))
 
 
 def tokens_until(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], beginning: str) -> int:

@@ -8,15 +8,20 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging as hf_logging
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.run_files import Record
 from cs336_sft.sft_config import SFTConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "cs336-sft")
 
@@ -34,12 +39,6 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision, log_with=list(config.trackers) or None, project_dir=str(run_dir)
         )
-        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-        if accelerator.distributed_type in sharded:
-            raise ConfigError(
-                f"accelerate was launched with {accelerator.distributed_type.value}, which shards the weights",
-                "launch it with plain data parallelism (--multi_gpu), or train with LoRA",
-            )
         yield accelerator
         accelerator.free_memory()
     finally:
@@ -57,6 +56,44 @@ def set_weights_dtype(model: torch.nn.Module, config: SFTConfig) -> None:
         # Double precision, where somebody chose it, is not for us to take away.
         if parameter.requires_grad and parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):
             parameter.data = parameter.data.to(dtype)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Model and tokenizer as ``save_pretrained`` writes them."""
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # a bar for writing one file is in the way of ours
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
+
+
+@contextmanager
+def compiled_layers(model: torch.nn.Module, wanted: bool) -> Iterator[None]:
+    """``torch.compile`` for each of the model's layers, while it lasts.
+
+    Layer by layer, since all layers are one and the same code: it is compiled once, in seconds rather than minutes,
+    and the rest of the model may be anything. For any batch size and length at once (``dynamic``): compiling anew for
+    each shape would cost more than it brings, and a run that goes on would not use the kernels it began with.
+
+    Raises:
+        ConfigError: the model's layers can't be found.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
+    if wanted and not layers:
+        raise ConfigError(
+            f"{type(model).__name__} has no layers that transformers marks as such, so there is nothing to compile",
+            "set compile=False",
+        )
+    for layer in layers:
+        layer.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
 
 
 def session_facts(accelerator: Accelerator, from_step: int) -> Record:

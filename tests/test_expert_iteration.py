@@ -43,11 +43,9 @@ class Killed(BaseException):
 def make_model(random_model):
     """Copies of a model that ends its text about once in eight tokens."""
 
-    def raise_eos(module, args, logits):
-        raised = logits[..., 1:].detach().logsumexp(-1, keepdim=True) - 2.0
-        return torch.cat([raised, logits[..., 1:]], dim=-1)
-
-    random_model.lm_head.register_forward_hook(raise_eos)
+    bias = torch.zeros(random_model.lm_head.out_features)
+    bias[0] = 4.0
+    random_model.lm_head.bias = torch.nn.Parameter(bias)
     return lambda: copy.deepcopy(random_model)
 
 

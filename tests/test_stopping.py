@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
 from cs336_sft.evaluation import evaluate
 from cs336_sft.grading import gsm8k_reward_fn
+from cs336_sft.grading.cut import cut_position
 from cs336_sft.hf_sampler import HFSampler
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Example, Generation, Graded, Problem
@@ -45,7 +46,7 @@ def item(text: str, tokenizer, *, final: str = "36", eos: bool = False, prompt: 
 def first_answer_by_search(tokenizer, ids) -> AnswerSpan | None:
     """Token by token, from the definition."""
     text = decode_response(tokenizer, ids)
-    match = GSM8K_ANSWER.search(text)
+    match = GSM8K_ANSWER.search(text[: cut_position(text)])
     if match is None:
         return None
     shown = [decode_response(tokenizer, ids[:k]) for k in range(len(ids) + 1)]
@@ -77,6 +78,11 @@ def test_first_answer_against_a_search_from_the_definition(tokenizer, text) -> N
 def test_what_counts_as_an_answer(text, answer) -> None:
     found = GSM8K_ANSWER.search(text)
     assert (found and found.group()) == answer
+
+
+def test_an_answer_to_another_problem_is_none(tokenizer) -> None:
+    assert find_first_answer(tokenizer, tokenizer(TEXTS[2])["input_ids"]) is None
+    assert find_first_answer(tokenizer, tokenizer("#### 36" + TEXTS[2])["input_ids"]).start == 0
 
 
 def test_the_ends_of_a_span_are_the_limits_that_just_show_it(tokenizer) -> None:

@@ -1,13 +1,14 @@
 """``cs336-sft ei``: expert iteration, or one of its controls, from a base model or after a little fine-tuning.
 
-cs336-sft ei --sft-size 128 --out runs/ei --plot ei.png
-cs336-sft ei --sft-size 128 --out runs/random --control random --like runs/ei --cache runs/ei/rollouts
+cs336-sft ei --sft-size 128 --temperature 0.3 --out runs/ei --plot ei.png
+cs336-sft ei --sft-size 128 --temperature 0.3 --out runs/random --control random --like runs/ei/ei
 cs336-sft ei --judge lenient --add-format --out runs/from-base
 """
 
 from __future__ import annotations
 
 import argparse
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--sft-size", type=size, metavar="N", help="first fine-tune on N reference answers, none of them in the pool"
     )
     start.add_argument("--sft-epochs", type=size, default=3, help="passes over them (3)")
+    start.add_argument(
+        "--skip",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave the first N training problems out: --model has seen them",
+    )
     rollouts = parser.add_argument_group("rollouts")
     rollouts.add_argument("--rounds", type=size, default=3, help="(3)")
     rollouts.add_argument("--questions", type=size, default=128, metavar="D_b", help="questions a round (128)")
@@ -134,12 +142,13 @@ def samples_of(folder: Path, rounds: int) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.cli.plot import FORMATS
-    from cs336_sft.cli.sft import warn_of_overlap
     from cs336_sft.ei_plots import plot_rounds
     from cs336_sft.expert_iteration import expert_iteration
     from cs336_sft.models import best_device
+    from cs336_sft.processes import is_main
     from cs336_sft.prompts import get_template
     from cs336_sft.samplers import make_sampler
+    from cs336_sft.sft_run import overlap
     from cs336_sft.tokenization import make_examples
     from cs336_sft.training import train_sft
 
@@ -154,27 +163,26 @@ def run(args: argparse.Namespace) -> int:
     config = ei_config(args, profile, gpu=best_device() == "cuda")
     pool_size, sft_size = max(args.pool or 0, config.questions_per_round), args.sft_size or 0
     whole = args.data if args.data and not Path(args.data).is_file() else None
-    training = profile.problems("train", sft_size + pool_size, seed=args.seed, source=args.data)
-    pool = training[sft_size : sft_size + pool_size]
+    used = args.skip + sft_size
+    training = profile.problems("train", used + pool_size, seed=args.seed, source=args.data)
+    pool = training[used : used + pool_size]
     size = args.eval_size or profile.eval_size
     validation = profile.problems("validation", size, source=args.eval_data or whole)
     test = profile.problems("test", size, source=whole) if args.test else []
-    warn_of_overlap(training, [*validation, *test])
+    if shared := overlap(training, [*validation, *test]):
+        common.note(
+            f"warning: {shared} evaluation problems are among the training problems: they say nothing of new ones"
+        )
 
     engine = sampler_options.vllm_config(args, config.max_new_tokens)
 
     model, tokenizer = common.load(profile, device=best_device())
     # The engine first: it takes its share of what is free on the card, the trainer the rest.
-    with make_sampler(
-        args.sampler,
-        model,
-        tokenizer,
-        source=profile.model_source(),
-        batch_size=args.generation_batch,
-        vllm=engine,
-    ) as sampler:
+    # Of several processes the main one samples and speaks; the others train along.
+    options = {"source": profile.model_source(), "batch_size": args.generation_batch, "vllm": engine}
+    with make_sampler(args.sampler, model, tokenizer, **options) if is_main() else nullcontext() as sampler:
         if sft_size:
-            examples = make_examples(training[:sft_size], template, tokenizer)
+            examples = make_examples(training[args.skip : used], template, tokenizer)
             start = replace(config.sft, epochs=args.sft_epochs, eval_every=None, seed=args.seed)
             if train_sft(model, tokenizer, examples, start, run_dir / "start").interrupted:
                 return 130
@@ -191,6 +199,8 @@ def run(args: argparse.Namespace) -> int:
             cache_dir=args.cache,
             report=lambda record: common.note(describe(record)),
         )
+    if not is_main():  # done before the main one, which still measures: what it knows of the outcome is stale
+        return 0
     if plot is not None and result.rounds:
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_rounds({run_dir.name: [result.rounds]}).savefig(plot, dpi=150, bbox_inches="tight")
