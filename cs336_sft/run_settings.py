@@ -268,7 +268,7 @@ def _word(value: Any) -> str:
     # Of a path the last part, and a short hash that tells two of the same name apart.
     tail = str(value).rstrip("/").rsplit("/", 1)[-1]
     text = "".join(c if c.isalnum() or c in ".-" else "-" for c in tail).strip("-.")
-    text += f"-{_hash(str(value))}" if tail != value else ""
+    text += f"-{_hash(str(value))}" if tail != str(value) else ""
     return f"-{text}" if text and text[0].isalpha() else text
 
 

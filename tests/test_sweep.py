@@ -134,6 +134,13 @@ def test_a_setting_that_differs_changes_the_name(name) -> None:
     assert all(c.isalnum() or c in "_.-" for c in run_name(other))
 
 
+def test_a_name_keeps_numbers_readable_and_paths_short() -> None:
+    name = run_name(make_settings({"limit": 320, "model": "runs/first/final", "eval_size": 64}, gpu=False))
+    assert name.startswith("full_n512_b8_lr1e-4_ep3_eos_s0_limit320_neval64_model-final-")
+    other = run_name(make_settings({"limit": 320, "model": "runs/second/final", "eval_size": 64}, gpu=False))
+    assert name != other and len(name) == len(other) < 80
+
+
 @given(st.dictionaries(st.sampled_from(sorted(_CHANGES)), st.booleans(), max_size=6))
 def test_names_are_equal_only_for_equal_settings(chosen) -> None:
     names = [name for name, yes in chosen.items() if yes]
