@@ -219,7 +219,7 @@ def run_name(settings: RunSettings) -> str:
     >>> run_name(make_settings({"lr": 2e-5, "batch": 12, "max_steps": 64, "subset_seed": 1}))
     'full_n512_b12_lr2e-5_64steps_eos_subset1_order0'
     >>> run_name(make_settings({"limit": 320, "eos": False, "method": "lora", "lora_r": 4}))
-    'lora_n512_b8_lr1e-4_ep3_noeos_s0_limit320_lora-r4'
+    'lora_n512_b8_lr1e-3_ep3_noeos_s0_limit320_lora-r4'
     """
     flat = settings.to_flat()
     length = f"ep{flat['epochs']}" if flat["max_steps"] is None else f"{flat['max_steps']}steps"
