@@ -1,4 +1,4 @@
-"""The logits processor that vLLM loads into its worker: who sits in which row of the batch, and `choose_scores` for them.
+"""The logits processor that vLLM loads into its worker: who sits in which row of the batch, `choose_scores` for them.
 
 Importing this module imports vLLM; only vLLM itself does so.
 """
