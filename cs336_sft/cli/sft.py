@@ -50,6 +50,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--weights", choices=("float32", "bfloat16"), default="float32", help="type of the trained weights (float32)"
     )
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
+    parser.add_argument("--compile", action="store_true", help="torch.compile for the layers; pays in long runs on a GPU")
     parser.add_argument(
         "--eval-every", type=cadence, default="log", help="N, steps as 1,8,64, `log` (1, 2, 4, ...) or `ends`"
     )
@@ -121,6 +122,7 @@ def run_settings(args: argparse.Namespace) -> RunSettings:
         "eval_every": args.eval_every,
         "weights_dtype": args.weights,
         "gradient_checkpointing": args.gradient_checkpointing,
+        "compile": args.compile,
         "order_seed": args.seed,
         "subset_seed": args.seed if args.subset_seed is None else args.subset_seed,
     }
