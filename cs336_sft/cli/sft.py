@@ -50,7 +50,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--weights", choices=("float32", "bfloat16"), default="float32", help="type of the trained weights (float32)"
     )
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
-    parser.add_argument("--compile", action="store_true", help="torch.compile for the layers; pays in long runs on a GPU")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile for the layers; pays in long runs on a GPU"
+    )
     parser.add_argument(
         "--eval-every", type=cadence, default="log", help="N, steps as 1,8,64, `log` (1, 2, 4, ...) or `ends`"
     )
