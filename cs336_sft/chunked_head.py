@@ -301,7 +301,7 @@ def _log_softmax_and_gradient(
 
 
 def _put_label(gradient: torch.Tensor, labels: torch.Tensor, log_probs: torch.Tensor, weights: torch.Tensor):
-    """``1 - p`` of the label, without the cancellation that a sure token (p near 1) would suffer."""
+    """``1 - p`` of the label, from its log-probability (for a sure token, p near 1, to float32's 1e-7)."""
     at_label = -torch.expm1(log_probs) * weights
     return gradient.scatter_(-1, labels.unsqueeze(-1), at_label.unsqueeze(-1).to(gradient.dtype))
 

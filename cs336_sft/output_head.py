@@ -149,15 +149,15 @@ def _read_after(model: nn.Module, logits: torch.Tensor) -> tuple[float, float | 
     found = logits.reshape(-1, logits.shape[-1])
     if not len(found):
         found = logits.new_tensor([_PROBES])
-    answers = found[0].tolist() if (found == found[0]).all() else []
+    answers = found[0].tolist() if (found == found[0]).all() else []  # a model may also have cut some columns off
 
     def fits(function: Any) -> bool:
-        return len(answers) == len(_PROBES) and all(
+        return all(
             math.isclose(answer, function(probe), rel_tol=1e-5, abs_tol=1e-9)
             for answer, probe in zip(answers, _PROBES, strict=True)
         )
 
-    if answers:
+    if len(answers) == len(_PROBES):
         scale = answers[_PROBES.index(1.0)]
         if scale and fits(lambda z: scale * z):
             return scale, None

@@ -321,6 +321,15 @@ def error_of(capsys, argv: list[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
+def test_compile_reaches_the_configuration(monkeypatch) -> None:
+    from cs336_sft.cli import sft as command
+
+    seen = []
+    monkeypatch.setattr(command, "run", lambda args: seen.append(command.run_settings(args).sft.compile) or 0)
+    assert main(["sft", "--out", "runs/x"]) == main(["sft", "--out", "runs/x", "--compile"]) == 0
+    assert seen == [False, True]
+
+
 def test_no_eos_takes_the_end_of_text_out_of_the_targets(data, model_folder, tmp_path, capsys) -> None:
     targets = []
     for name, more in (("eos", []), ("no-eos", ["--no-eos"])):

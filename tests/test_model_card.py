@@ -7,12 +7,26 @@ import json
 import pytest
 
 from recipes.tiny_base_card import CARD, README, RECORDED, section, updated
+from tools import logprobs_table
 
 
 @pytest.mark.parametrize(("path", "every_row"), [(CARD, True), (README, False)])
 def test_figures_are_current(path, every_row):
     text = path.read_text()
     assert text == updated(text, section(every_row=every_row)), "run `python recipes/tiny_base_card.py`"
+
+
+def test_figures_of_the_log_probs_are_current():
+    text = README.read_text()
+    current = logprobs_table.updated(text, logprobs_table.section())
+    assert text == current and text.count("| student fp32 |") >= 1, "run `python tools/logprobs_table.py`"
+
+
+def test_log_probs_on_a_cpu_need_a_twentieth_of_the_memory():
+    entries = json.loads((logprobs_table.RECORDED / "cpu.json").read_text())["entries"]
+    student, ours = entries["student fp32"], entries["ours: one pass, 128 rows"]
+    assert ours["gb_above_gradients"] <= 0.05 * student["gb_above_gradients"]
+    assert ours["ms"] <= student["ms"]
 
 
 def test_the_base_model_is_what_the_lessons_need():

@@ -27,6 +27,7 @@ from cs336_sft.sft_config import SFTConfig
 from cs336_sft.sft_step import NonFiniteLossError, SFTStep, response_loss
 from cs336_sft.tokenization import collate, make_examples
 from cs336_sft.training import load_result, train_sft, without_wall_clock
+from cs336_sft.training_setup import compiled_layers
 
 # For child processes: this package, wherever the tests are started.
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1])}
@@ -470,6 +471,7 @@ def test_an_evaluator_may_not_overwrite_the_loops_fields(random_model, tokenizer
         ("keep_checkpoints", 0),
         ("entropy_every", 0),
         ("gradient_checkpointing", 1),
+        ("compile", 1),
         ("trackers", "wandb"),
         ("trackers", ("mlflow",)),
         ("progress", None),
@@ -492,3 +494,15 @@ def test_two_limits_on_a_microbatch_are_refused_and_dicts_round_trip():
 
 def test_the_public_names_are_where_they_were_announced():
     assert set(training.__all__) >= {"SFTConfig", "TrainingResult", "train_sft"}
+
+
+def test_layers_are_compiled_for_as_long_as_they_are_trained(random_model):
+    layers = random_model.model.layers
+    with compiled_layers(random_model, False):
+        assert all(layer._compiled_call_impl is None for layer in layers)
+    with pytest.raises(ZeroDivisionError), compiled_layers(random_model, True):
+        assert all(layer._compiled_call_impl is not None for layer in layers)
+        raise ZeroDivisionError
+    assert all(layer._compiled_call_impl is None for layer in layers)
+    with pytest.raises(ConfigError, match="compile=False"), compiled_layers(torch.nn.Linear(1, 1), True):
+        pass

@@ -51,6 +51,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
     parser.add_argument(
+        "--compile", action="store_true", help="torch.compile for the layers; pays in long runs on a GPU"
+    )
+    parser.add_argument(
         "--eval-every", type=cadence, default="log", help="N, steps as 1,8,64, `log` (1, 2, 4, ...) or `ends`"
     )
     parser.add_argument("--eval-size", type=size, help="validation problems; default: the profile's (256)")
@@ -121,6 +124,7 @@ def run_settings(args: argparse.Namespace) -> RunSettings:
         "eval_every": args.eval_every,
         "weights_dtype": args.weights,
         "gradient_checkpointing": args.gradient_checkpointing,
+        "compile": args.compile,
         "order_seed": args.seed,
         "subset_seed": args.seed if args.subset_seed is None else args.subset_seed,
     }
