@@ -186,6 +186,7 @@ def estimates_part(shape: ModelShape, setup: StepSetup, device: torch.device) ->
         replace(setup, method="notes"),
         replace(setup, method="log_softmax"),
         replace(setup, method="logsumexp"),
+        replace(setup, method="chunked"),
         setup,
         replace(setup, checkpointing=False),
         replace(setup, precision="mixed"),
@@ -257,14 +258,17 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="a small model, on the CPU unless there is a GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cap-gb", type=float, default=44.0, help="in 1e9 bytes")
+    parser.add_argument(
+        "--fix", choices=["one_pass", "chunked"], default="one_pass", help="train_sft's, or a plain one"
+    )
     parser.add_argument("--parts", nargs="+", default=["capped", "allocations", "estimates"])
     args = parser.parse_args()
 
     device = torch.device(args.device)
     shape = SMALL if args.small else known_shape("Qwen/Qwen2.5-1.5B")
     # 1,024 tokens a sequence make 1,023 pairs of input and label.
-    setup = StepSetup(4 if args.small else 12, 127 if args.small else 1023, "bf16", "chunked", checkpointing=True)
-    setup = replace(setup, chunk=64 if args.small else 1024)
+    batch, length, chunk = (4, 127, 64) if args.small else (12, 1023, 1024)
+    setup = StepSetup(batch, length, "bf16", args.fix, chunk, checkpointing=True, device=device.type)
     cap = round(args.cap_gb * 1e9)
     if args.small:  # as at full size, above the notes' own sum and below what its version really takes
         noted = estimate_memory(shape, replace(setup, method="notes", accumulating=True)).peak

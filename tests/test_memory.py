@@ -90,14 +90,14 @@ def test_estimate_meets_the_measurement(name, precision, checkpointing) -> None:
     """Weights, gradients and states exactly; the peak within 5 %, whichever moment it is at."""
     shape = SHAPES[name]
     for method in METHODS:
-        setup = StepSetup(4, 64, precision, method, chunk=64, checkpointing=checkpointing)
-        for accumulating in (False, True) if method in ("notes", "chunked") else (False,):
+        setup = StepSetup(4, 64, precision, method, 64, checkpointing=checkpointing, device="cpu")
+        for accumulating in (False, True) if method in ("notes", "one_pass") else (False,):
             setup = replace(setup, accumulating=accumulating)
             estimate, measured = estimate_memory(shape, setup), measure(shape, setup)
             exact = [estimate.terms[term] for term in ("weights", "gradients", "optimizer states")]
             assert exact == [measured.weights, measured.gradients, measured.states]
             assert estimate.peak == pytest.approx(measured.peak, rel=0.05), setup
-            assert estimate.moments["forward: logits"] <= 1.02 * measured.forward
+            assert estimate.moments["forward: logits"] <= 1.03 * measured.forward
             assert estimate.moments["update"] == pytest.approx(measured.update, rel=0.01)
 
 
@@ -113,6 +113,13 @@ def test_activations_of_every_family(config, precision) -> None:
     estimate, measured = estimate_memory(shape_from_config(config), setup), measure_step(model, setup)
     fixed = measured.weights + measured.states
     assert estimate.moments["forward: logits"] - fixed == pytest.approx(measured.forward - fixed, rel=0.03)
+
+
+def test_one_pass_is_estimated_with_its_own_chunk() -> None:
+    from cs336_sft.chunked_head import CPU_CHUNK
+
+    setup = StepSetup(8, 1024, "fp32", device="cpu")
+    assert estimate_memory(SHAPES["untied"], setup).terms["logits"] == 8 * CPU_CHUNK * SHAPES["untied"].vocab
 
 
 def test_a_measurement_is_deterministic() -> None:
