@@ -24,7 +24,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -35,8 +35,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without installation
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 
+from cs336_sft.head_methods import notes_line_by_line  # noqa: E402
 from cs336_sft.memory import StepSetup, estimate_memory, format_bytes  # noqa: E402
 from cs336_sft.memory_measurement import build_model, loss_and_entropy, measure_step, measured  # noqa: E402
 from cs336_sft.memory_tracker import MemoryLimitError  # noqa: E402
@@ -49,32 +49,6 @@ SETTINGS = {  # logits dtype of the head, whether to upcast, whether the bfloat1
     "bfloat16, upcast, bfloat16 kept": (torch.bfloat16, True, True),
     "bfloat16 throughout": (torch.bfloat16, False, False),
 }
-Mark = Callable[[str], None]
-
-
-def notes_in_steps(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, mark: Mark, *, upcast: bool, keep: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The notes' version line by line; ``mark(name)`` is called before each line with what it is about to make."""
-    mark("logits")
-    raw = F.linear(hidden, weight)  # [N, V]
-    mark("logits in float32")
-    logits = raw.float() if upcast else raw
-    if not keep:
-        del raw
-    mark("log-softmax for the loss")
-    log_probs = torch.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
-        mark("probs")
-        probs = torch.softmax(logits, dim=-1)
-        mark("log_probs")
-        log_softmax = torch.log_softmax(logits, dim=-1)
-        mark("probs * log_probs")
-        product = probs * log_softmax
-        mark("sum")
-        entropy = -product.sum(dim=-1)
-    mark("end of the function")
-    return log_probs, entropy
 
 
 def capped_part(shape: ModelShape, setup: StepSetup, device: torch.device, cap: int) -> dict[str, Any]:
@@ -117,7 +91,7 @@ def capped_part(shape: ModelShape, setup: StepSetup, device: torch.device, cap: 
                 mark("layers")
                 hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
                 head = model.get_output_embeddings().weight
-                log_probs, entropy = notes_in_steps(hidden, head, labels.flatten(), mark, upcast=True, keep=False)
+                log_probs, entropy = notes_line_by_line(hidden, head, labels.flatten(), mark)
                 mark("backward")
                 (-log_probs.mean()).backward()
                 result: dict[str, Any] = {"survived": True, "peak": meter.peak}
@@ -160,7 +134,7 @@ def allocations_part(shape: ModelShape, setup: StepSetup, device: torch.device) 
             synchronize(device)
             began = time.perf_counter()
             meter.reset_peak()
-            log_probs, entropy = notes_in_steps(hidden, weight, labels, mark, upcast=upcast, keep=keep)
+            log_probs, entropy = notes_line_by_line(hidden, weight, labels, mark, upcast=upcast, keep=keep)
             mark("backward")
             meter.reset_peak()
             (-log_probs.float().mean()).backward()
