@@ -103,8 +103,12 @@ def exp_logits(
         TensorDescriptor.from_tensor(hidden, [tiles.rows, tiles.depth]),
         TensorDescriptor.from_tensor(weight, [tiles.columns, tiles.depth]),
         # Its true width: the tensor may be wider, and columns beyond the vocabulary must not be written.
-        TensorDescriptor(out if store else hidden, [n_rows, n_columns if store else hidden.shape[1]],
-                         [out.stride(0) if store else hidden.stride(0), 1], [tiles.rows, width if store else tiles.depth]),
+        TensorDescriptor(
+            out if store else hidden,
+            [n_rows, n_columns if store else hidden.shape[1]],
+            [out.stride(0) if store else hidden.stride(0), 1],
+            [tiles.rows, width if store else tiles.depth],
+        ),
         reference,
         labels,
         at_label if at_label is not None else reference,

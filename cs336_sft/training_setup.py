@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.run_files import Record
@@ -55,6 +56,32 @@ def to_master_weights(model: torch.nn.Module) -> None:
     for parameter in model.parameters():
         if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
             parameter.data = parameter.data.float()
+
+
+@contextmanager
+def compiled_layers(model: torch.nn.Module, wanted: bool) -> Iterator[None]:
+    """``torch.compile`` for each of the model's layers, while it lasts.
+
+    Layer by layer, since all layers are one and the same code: it is compiled once, in seconds rather than minutes,
+    and the rest of the model may be anything. For any batch size and length at once (``dynamic``): compiling anew for
+    each shape would cost more than it brings, and a run that goes on would not use the kernels it began with.
+
+    Raises:
+        ConfigError: the model's layers can't be found.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
+    if wanted and not layers:
+        raise ConfigError(
+            f"{type(model).__name__} has no layers that transformers marks as such, so there is nothing to compile",
+            "set compile=False",
+        )
+    for layer in layers:
+        layer.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
 
 
 def session_facts(accelerator: Accelerator, from_step: int) -> Record:
