@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cs336_sft.errors import RunDirectoryError
@@ -60,7 +61,7 @@ def save_checkpoint(
     weights = fingerprint_weights(model)
 
     def write(temporary: Path) -> None:
-        save_file(_trained(model), temporary / "model.safetensors")
+        save_trained(model, temporary / "model.safetensors")
         save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"step": step, "weights": weights})
         write_json(temporary / "manifest.json", {path.name: _file_hash(path) for path in sorted(temporary.iterdir())})
@@ -78,6 +79,9 @@ def save_checkpoint(
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a temporary folder, and put that in the place of ``path`` once it is on the disk.
 
+    Raises:
+        RunDirectoryError: it could not be written, for want of space for example; ``path`` is as it was.
+
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "final"
     >>> replace_folder(path, lambda folder: write_json(folder / "config.json", {}))
@@ -89,9 +93,17 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
         if leftover.exists():
             shutil.rmtree(leftover)
     temporary.mkdir()
-    write(temporary)
-    for file in temporary.iterdir():
-        _sync(file)
+    try:
+        write(temporary)
+        for file in temporary.iterdir():
+            _sync(file)
+    except (OSError, SafetensorError) as error:
+        # Half a checkpoint would keep a full disk full.
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise RunDirectoryError(
+            f"{path}: could not be written ({_reason(error)})",
+            "free some space (or raise the quota) and start the run again: it goes on from its last checkpoint",
+        ) from error
     if path.exists():
         path.rename(old)
     temporary.rename(path)
@@ -127,12 +139,26 @@ def load_weights(checkpoint: Checkpoint, model: torch.nn.Module) -> None:
     Raises:
         RunDirectoryError: the model's trained parameters have other names or shapes.
     """
-    stored, own = load_file(checkpoint.path / "model.safetensors"), _trained(model)
+    load_trained(checkpoint.path / "model.safetensors", model)
+
+
+def save_trained(model: torch.nn.Module, path: Path) -> None:
+    """Write the parameters that are trained."""
+    save_file({name: tensor.contiguous() for name, tensor in _trained(model).items()}, path)
+
+
+def load_trained(path: Path, model: torch.nn.Module) -> None:
+    """Put what ``save_trained`` wrote into the model, in place.
+
+    Raises:
+        RunDirectoryError: the model's trained parameters have other names or shapes.
+    """
+    stored, own = load_file(path), _trained(model)
     if differing := sorted(
         {*stored, *own} - {name for name in stored if name in own and stored[name].shape == own[name].shape}
     ):
         raise RunDirectoryError(
-            f"{checkpoint.path}: does not fit the model: {differing[0]} is missing or of another shape in one of them",
+            f"{path.parent}: does not fit the model: {differing[0]} is missing or of another shape in one of them",
             "load the model that the run began with",
         )
     for name, parameter in own.items():
@@ -194,6 +220,11 @@ def _damage(path: Path) -> str | None:
         if not (path / name).is_file() or _file_hash(path / name) != expected:
             return f"{name} is not what was written"
     return None
+
+
+def _reason(error: Exception) -> str:
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _file_hash(path: Path) -> str:

@@ -37,3 +37,38 @@ class ContextLengthError(CourseError, ValueError):
 
 class RunDirectoryError(CourseError):
     """A run directory that can't be used: another run's, locked, or damaged."""
+
+
+class StaleEngineError(CourseError):
+    """A generation engine that still holds the weights of an earlier step."""
+
+
+class EngineMismatchError(CourseError):
+    """A generation engine whose outputs are not those of the model that was given to it."""
+
+
+class EngineDiedError(CourseError):
+    """The generation engine failed in the middle of a batch. What it had finished by then is kept.
+
+    Attributes:
+        generations: one list a prompt, one place a sample, as `Sampler.generate` returns them; None where a sample was
+            not finished.
+
+    >>> error = EngineDiedError("the engine died", "start it again", [["done", None], [None, None]])
+    >>> error.finished
+    1
+    """
+
+    def __init__(self, problem: str, remedy: str, generations: list[list]) -> None:
+        super().__init__(problem, remedy)
+        self.generations = generations
+
+    def add_remedy(self, text: str) -> None:
+        """Say more about what can be done, in the message too."""
+        self.remedy = f"{self.remedy}; {text}"
+        self.args = (f"{self.problem}. Remedy: {self.remedy}.",)
+
+    @property
+    def finished(self) -> int:
+        """How many samples are there."""
+        return sum(generation is not None for samples in self.generations for generation in samples)

@@ -16,9 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from cs336_sft.errors import ConfigError, DataError
+from cs336_sft.errors import ConfigError, DataError, EngineDiedError
 from cs336_sft.grading import lenient_reward_fn
 from cs336_sft.metrics import Metrics, compute_metrics
+from cs336_sft.processes import is_main
 from cs336_sft.prompts import PromptTemplate
 from cs336_sft.records import Generation, Graded, Problem
 from cs336_sft.response_text import decode_response
@@ -55,11 +56,14 @@ def evaluate(
         reward_fn: ``(response, reference) -> {"format_reward", "answer_reward", "reward"}``; the reference is
             ``problem.final``.
         lenient_fn: ``(response, reference) -> 0.0 or 1.0``: is any readable final answer right?
-        path: a JSONL file for the generations, one a line (`write_generations`).
+        path: a JSONL file for the generations, one a line (`write_generations`). Of several processes the main one
+            writes it; `processes.SharedSampler` shares the prompts out among them.
 
     Raises:
         DataError: no problems.
         ContextLengthError: a prompt with the generation limit does not fit the model.
+        EngineDiedError: the engine failed in the middle. What it had finished is graded and kept beside ``path``, as
+            ``*.partial.jsonl``.
 
     >>> from cs336_sft.grading import gsm8k_reward_fn
     >>> from cs336_sft.prompts import get_template
@@ -75,13 +79,24 @@ def evaluate(
     if not problems:
         raise DataError("there are no problems to evaluate", "give at least one")
     prompts = [template.prompt(problem) for problem in problems]
-    generations = sampler.generate(prompts, sampling)
-    graded = tuple(
-        grade(problem, generation, reward_fn, lenient_fn)
-        for problem, samples in zip(problems, generations, strict=True)
-        for generation in samples
-    )
-    if path is not None:
+
+    def grade_all(generations: Sequence[Sequence[Generation | None]]) -> tuple[Graded, ...]:
+        return tuple(
+            grade(problem, generation, reward_fn, lenient_fn)
+            for problem, samples in zip(problems, generations, strict=True)
+            for generation in samples
+            if generation is not None
+        )
+
+    try:
+        graded = grade_all(sampler.generate(prompts, sampling))
+    except EngineDiedError as error:
+        if path is not None and error.finished:
+            partial = Path(path).with_suffix(".partial.jsonl")
+            write_generations(partial, grade_all(error.generations))
+            error.add_remedy(f"they are kept in {partial}")
+        raise
+    if path is not None and is_main():
         write_generations(path, graded)
     return Evaluation(compute_metrics(graded), graded)
 

@@ -18,9 +18,10 @@ import torch
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
-from cs336_sft.errors import ConfigError, ContextLengthError, DataError
+from cs336_sft.errors import ConfigError
 from cs336_sft.generate_hooks import ChooseToken, StopStrings, evaluating
 from cs336_sft.keyed_noise import row_key
+from cs336_sft.prompt_checks import check_context, check_end_of_text, encode_prompts
 from cs336_sft.records import Generation
 from cs336_sft.response_text import StopMatch, decode_response, find_completed_stop
 from cs336_sft.sampling import SamplingConfig
@@ -73,18 +74,17 @@ class HFSampler:
 
     def update_weights(self, model: PreTrainedModel) -> None:
         """Use this model from now on. The model itself is kept, not a copy."""
-        eos_id = self.tokenizer.eos_token_id
-        if eos_id is None:
-            raise ConfigError("the tokenizer has no end-of-text token", "set tokenizer.eos_token")
-        listed = getattr(model.config, "eos_token_id", None)
-        listed = listed if isinstance(listed, list | tuple) else [listed]
-        if listed != [None] and eos_id not in listed:
-            raise ConfigError(
-                f"the tokenizer ends a text with id {eos_id} ({self.tokenizer.eos_token!r}), "
-                f"model.config.eos_token_id is {model.config.eos_token_id}",
-                "set tokenizer.eos_token or model.config.eos_token_id so that they agree",
-            )
+        check_end_of_text(self.tokenizer, getattr(model.config, "eos_token_id", None))
         self.model = model
+
+    def close(self) -> None:
+        """Nothing to end here; samplers with an engine of their own end it."""
+
+    def __enter__(self) -> HFSampler:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
         """``sampling.n`` continuations of each prompt, in the order of the prompts.
@@ -96,12 +96,10 @@ class HFSampler:
             DataError: an empty prompt.
             ContextLengthError: the longest prompt and the limit together exceed the model's context; nothing ran.
         """
-        if isinstance(prompts, str):
-            raise ConfigError("prompts is one string", "give a list of strings")
-        encoded = [self._encode(index, prompt) for index, prompt in enumerate(prompts)]
+        encoded = encode_prompts(self.tokenizer, prompts)
         if not encoded:
             return []
-        self._check_context(encoded, sampling)
+        check_context(encoded, sampling.max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
         rows = [_Row(i, sample, ids) for i, ids in enumerate(encoded) for sample in range(sampling.n)]
         rows.sort(key=lambda row: -len(row.prompt_ids))  # little padding; too large a batch fails at once, not late
 
@@ -112,7 +110,10 @@ class HFSampler:
             eos_token_id=self.tokenizer.eos_token_id,
             pad_token_id=self.tokenizer.eos_token_id,  # the mask below marks padding, the id does not matter
         )
-        with evaluating(self.model, config), tqdm(total=len(rows), unit="row", disable=not self.progress) as bar:
+        with (
+            evaluating(self.model, config),
+            tqdm(total=len(rows), unit="row", disable=None if self.progress else True) as bar,
+        ):
             batch_size = self.batch_size or (32 if self.model.device.type == "cpu" else 64)
             for start in range(0, len(rows), batch_size):
                 batch = rows[start : start + batch_size]
@@ -120,25 +121,6 @@ class HFSampler:
                     results[row.prompt_index][row.sample] = generation
                 bar.update(len(batch))
         return results
-
-    def _encode(self, index: int, prompt: str) -> tuple[int, ...]:
-        ids = tuple(self.tokenizer(prompt, add_special_tokens=False)["input_ids"])
-        if not ids:
-            raise DataError(f"prompt {index} is empty", "give each prompt at least one token to continue")
-        return ids
-
-    def _check_context(self, encoded: list[tuple[int, ...]], sampling: SamplingConfig) -> None:
-        context = getattr(self.model.config, "max_position_embeddings", None)
-        longest = max(range(len(encoded)), key=lambda index: len(encoded[index]))
-        length = len(encoded[longest])
-        if context is not None and length + sampling.max_new_tokens > context:
-            raise ContextLengthError(
-                f"prompt {longest} has {length} tokens; with max_new_tokens={sampling.max_new_tokens} that makes "
-                f"{length + sampling.max_new_tokens}, and the model holds {context}",
-                f"lower max_new_tokens to at most {context - length}"
-                if length < context
-                else f"shorten the prompt to less than {context} tokens",
-            )
 
     def _generate_batch(
         self, batch: list[_Row], prompts: Sequence[str], config: GenerationConfig, sampling: SamplingConfig

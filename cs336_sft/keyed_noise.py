@@ -56,8 +56,10 @@ def row_key(seed: int, prompt_ids: Sequence[int], sample: int) -> int:
     return int.from_bytes(digest, "little", signed=True)
 
 
-def keyed_bits(keys: torch.Tensor, position: int, vocab_size: int) -> torch.Tensor:
+def keyed_bits(keys: torch.Tensor, position: int | torch.Tensor, vocab_size: int) -> torch.Tensor:
     """64 random bits for each row and vocabulary index. ``keys`` int64 ``[B]`` -> int64 ``[B, V]``.
+
+    ``position`` is one number for all rows, or int64 ``[B]`` where rows are at different places of their texts.
 
     Each (row, position) starts a SplitMix64 stream of its own; the vocabulary index counts along it.
 
@@ -66,7 +68,11 @@ def keyed_bits(keys: torch.Tensor, position: int, vocab_size: int) -> torch.Tens
     True
     """
     # Hash the position into the key (rather than add it), so that no two streams run along the same states.
-    start = _finalize_(keys + _as_int64((position + 1) * _GAMMA))  # [B]
+    if isinstance(position, torch.Tensor):
+        offset = (position + 1) * _as_int64(_GAMMA)  # wraps around modulo 2**64, as the line below does
+    else:
+        offset = _as_int64((position + 1) * _GAMMA)
+    start = _finalize_(keys + offset)  # [B]
     steps = torch.arange(1, vocab_size + 1, device=keys.device, dtype=torch.int64) * _as_int64(_GAMMA)  # [V]
     return _finalize_(start[:, None] + steps)
 
@@ -85,7 +91,7 @@ def bits_to_uniform(bits: torch.Tensor) -> torch.Tensor:
     return uniform.clamp_(max=1 - 2.0**-24)  # the largest inputs round up to 1, and 1 is outside the interval
 
 
-def gumbel(keys: torch.Tensor, position: int, vocab_size: int) -> torch.Tensor:
+def gumbel(keys: torch.Tensor, position: int | torch.Tensor, vocab_size: int) -> torch.Tensor:
     """Standard Gumbel noise. ``keys`` int64 ``[B]`` -> float32 ``[B, V]``.
 
     ``-log(E)`` with ``E = -log(1 - u)``, exponentially distributed. The tokens that win have large noise, that is a

@@ -110,7 +110,7 @@ def get_response_log_probs(
 
 def chunked_log_probs(
     hidden: torch.Tensor, head_weight: torch.Tensor, labels: torch.Tensor, chunk_size: int
-) -> torch.Tensor:
+) -> dict[str, torch.Tensor]:
     """The chunked head in its plainest form, for reading; ``get_response_log_probs`` is the version to use.
 
     ``checkpoint`` forgets a chunk's logits after its forward and makes them again in the backward, so at most
@@ -123,13 +123,14 @@ def chunked_log_probs(
         chunk_size: rows at a time.
 
     Returns:
-        ``[...]``, log-probabilities in nats, differentiable; float32 or wider.
+        ``{"log_probs": [...], "token_entropy": [...]}`` in nats, float32 or wider; the first differentiable, the
+        second without a graph.
 
     Raises:
         ConfigError: ``chunk_size`` is below 1, or the shapes don't belong together.
 
     >>> hidden, weight = torch.eye(3), torch.zeros(8, 3)
-    >>> chunked_log_probs(hidden, weight, torch.tensor([0, 5, 7]), chunk_size=2).exp()
+    >>> chunked_log_probs(hidden, weight, torch.tensor([0, 5, 7]), chunk_size=2)["log_probs"].exp()
     tensor([0.1250, 0.1250, 0.1250])
     """
     if chunk_size < 1:
@@ -141,12 +142,17 @@ def chunked_log_probs(
             "give [..., H], [...] and [V, H]",
         )
 
-    def of_chunk(rows: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        logits = _at_least_float32(rows @ head_weight.T)  # [chunk, V]
-        return logits.log_softmax(dim=-1).gather(-1, targets[:, None])[:, 0]
+    def of_chunk(rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = _at_least_float32(rows) @ _at_least_float32(head_weight).T  # [chunk, V]
+        log_softmax = logits.log_softmax(dim=-1)
+        with torch.no_grad():
+            entropy = _entropy(log_softmax)
+        return log_softmax.gather(-1, targets[:, None])[:, 0], entropy
 
     pieces = zip(hidden.flatten(0, -2).split(chunk_size), labels.flatten().split(chunk_size), strict=True)
-    return torch.cat([checkpoint(of_chunk, *piece, use_reentrant=False) for piece in pieces]).view(labels.shape)
+    found = [checkpoint(of_chunk, *piece, use_reentrant=False) for piece in pieces]
+    log_probs, entropy = (torch.cat(part).view(labels.shape) for part in zip(*found, strict=True))
+    return {"log_probs": log_probs, "token_entropy": entropy}
 
 
 class _Entropy(torch.autograd.Function):

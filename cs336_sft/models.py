@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cs336_sft.errors import ConfigError, CourseError
 
@@ -109,15 +109,21 @@ def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
 
 
 def load_model_and_tokenizer(
-    source: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    source: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    **loading: Any,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal language model in evaluation mode and its tokenizer.
 
     Args:
-        source: a folder with ``config.json`` and safetensors, or a hub name.
+        source: a folder with ``config.json`` and safetensors, a hub name, or the folder of an adapter, which is
+            loaded over its model.
         dtype: of the weights, float32 if left out: training keeps fp32 master weights, and the shipped bf16 weights
             are exact in it.
         device: where to put the model; left where it was loaded (CPU) if None.
+        loading: further arguments of ``from_pretrained``, such as ``quantization_config``.
 
     Raises:
         ConfigError: see :func:`check_model_source`; also a damaged file or a hub that can't be reached.
@@ -130,11 +136,15 @@ def load_model_and_tokenizer(
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
+    from cs336_sft.adapters import is_adapter_folder, load_adapted
+
+    if is_adapter_folder(source):
+        return load_adapted(source, dtype=dtype, device=device)
     name = check_model_source(source)
     tokenizer = load_tokenizer(name)
     try:
         model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype or torch.float32, use_safetensors=True, trust_remote_code=False
+            name, dtype=dtype or torch.float32, use_safetensors=True, trust_remote_code=False, **loading
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise ConfigError(f"no model could be loaded from {source} ({_first_line(error)})", _remedy(name)) from error

@@ -30,6 +30,7 @@ class Profile:
             on truncation compares it with.
         template: name of the prompt template.
         train_size, eval_size: default numbers of training and evaluation problems.
+        full_size: the training problems that count as all of them, where the source is endless; None: all it has.
         learning_rate, batch_size, epochs: defaults of supervised fine-tuning; ``batch_size`` counts the sequences of
             one optimizer step, ``microbatch_size`` those that go through the model at once.
         mixed_precision: ``"no"`` or ``"bf16"`` (autocast over fp32 master weights), for training on a GPU.
@@ -50,6 +51,7 @@ class Profile:
     template: str = "gsm8k"
     train_size: int = 512
     eval_size: int = 256
+    full_size: int | None = None
     batch_size: int = 8
     microbatch_size: int = 8
     epochs: int = 3
@@ -127,6 +129,7 @@ _PROFILES = (
         doubled_limit=640,
         learning_rate=1e-4,
         needs="two CPU cores, 2 GB of memory, no network",
+        full_size=2048,
     ),
     Profile(
         name="smollm2",

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from cs336_sft.errors import RunDirectoryError
 from cs336_sft.run_files import JsonLines, read_json, write_csv, write_json
 
-_OURS = {"run.lock", "run.owner.json", "versions.json", "generations", "checkpoints"}
+_OURS = {"run.lock", "run.owner.json", "versions.json", "generations", "checkpoints", "best"}
 
 
 class RunDirectory:

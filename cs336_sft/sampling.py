@@ -53,25 +53,41 @@ class SamplingConfig:
             if not ok:
                 raise ConfigError(f"SamplingConfig.{field} is {getattr(self, field)!r}", remedy)
 
-        demand(self.max_new_tokens >= 1, "max_new_tokens", "give at least 1 token")
-        demand(0.0 <= self.temperature < float("inf"), "temperature", "give 0 (greedy) or a positive number")
-        demand(0.0 < self.top_p <= 1.0, "top_p", "give a number above 0 and at most 1")
-        demand(self.n >= 1, "n", "give at least 1 sample")
+        for field, least, remedy in (
+            ("max_new_tokens", 1, "give at least 1 token, as a whole number"),
+            ("n", 1, "give at least 1 sample, as a whole number"),
+            ("seed", None, "give a whole number"),
+            ("min_new_tokens", 0, f"give 0 to max_new_tokens ({self.max_new_tokens})"),
+        ):
+            value = getattr(self, field)
+            demand(type(value) is int and (least is None or value >= least), field, remedy)
+        for field in ("include_stop_str_in_output", "record_entropy"):
+            demand(isinstance(getattr(self, field), bool), field, "give True or False")
+        demand(
+            _is_number(self.temperature) and 0.0 <= self.temperature < float("inf"),
+            "temperature",
+            "give 0 (greedy) or a positive number",
+        )
+        demand(_is_number(self.top_p) and 0.0 < self.top_p <= 1.0, "top_p", "give a number above 0 and at most 1")
         demand(
             self.n == 1 or self.temperature > 0,
             "n",
             "greedy samples are all the same: raise temperature above 0, or ask for n=1",
         )
         demand(
-            not isinstance(self.stop, str) and all(isinstance(s, str) and s for s in self.stop),
+            isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
             "stop",
             "give a tuple of non-empty strings",
         )
         demand(
-            0 <= self.min_new_tokens <= self.max_new_tokens,
+            self.min_new_tokens <= self.max_new_tokens,
             "min_new_tokens",
             f"give 0 to max_new_tokens ({self.max_new_tokens})",
         )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 @runtime_checkable
@@ -81,5 +97,8 @@ class Sampler(Protocol):
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]: ...
 
     def update_weights(self, model: PreTrainedModel) -> None:
-        """Make the sampler use these weights from now on (nothing to do where it holds the model itself)."""
+        """Make the sampler use these weights from now on (nothing to do where it holds the model itself).
+
+        A sampler that holds a copy raises `StaleEngineError` from `generate` if the model was trained since.
+        """
         ...

@@ -12,6 +12,7 @@ from cs336_sft.schedules import Cadence, Schedule
 
 MixedPrecision = Literal["no", "bf16"]
 Normalization = Literal["tokens", "handout"]
+WeightsDtype = Literal["float32", "bfloat16"]
 TRACKERS = ("tensorboard", "wandb")
 
 
@@ -33,6 +34,8 @@ class SFTConfig:
         max_grad_norm: gradients are scaled down to this norm; None: never.
         seed: of the order of the examples, and of dropout where the model has any.
         mixed_precision: ``"bf16"`` computes in bfloat16 under autocast; weights and AdamW's states stay float32.
+        weights_dtype: of the weights that are trained, and so of their gradients and of AdamW's two averages:
+            ``"float32"``, the master weights, or ``"bfloat16"``, which halves the memory and loses small updates.
         normalization: ``"tokens"`` weighs every target token of a step alike; ``"handout"`` is CS336's
             ``sft_microbatch_train_step``. See ``losses``.
         normalize_constant: the divisor of the handout's normalisation.
@@ -71,6 +74,7 @@ class SFTConfig:
     max_grad_norm: float | None = 1.0
     seed: int = 0
     mixed_precision: MixedPrecision = "no"
+    weights_dtype: WeightsDtype = "float32"
     normalization: Normalization = "tokens"
     normalize_constant: float = 1.0
     eval_every: Cadence = "log"
@@ -123,6 +127,7 @@ class SFTConfig:
         for field, allowed in (
             ("schedule", get_args(Schedule)),
             ("mixed_precision", get_args(MixedPrecision)),
+            ("weights_dtype", get_args(WeightsDtype)),
             ("normalization", get_args(Normalization)),
         ):
             demand(getattr(self, field) in allowed, field, f"choose one of {', '.join(allowed)}")

@@ -9,19 +9,19 @@ does not change what is trained.
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers.utils import logging as hf_logging
 
-from cs336_sft import checkpoints, schedules
+from cs336_sft import checkpoints, schedules, sharding
 from cs336_sft.batching import epoch_batches
 from cs336_sft.errors import ConfigError, RunDirectoryError
 from cs336_sft.interrupts import StopRequest
@@ -33,11 +33,13 @@ from cs336_sft.sft_step import NonFiniteLossError, SFTStep, make_optimizer
 from cs336_sft.tokenization import padding_id
 from cs336_sft.training_checks import check_examples, check_identity, check_trackers
 from cs336_sft.training_result import TrainingResult, is_wall_clock, load_result, without_wall_clock
-from cs336_sft.training_setup import compiled_layers, run_accelerator, session_facts, to_master_weights
+from cs336_sft.training_setup import compiled_layers, run_accelerator, save_model, session_facts, set_weights_dtype
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_log = logging.getLogger(__name__)
 
 __all__ = [
     "NonFiniteLossError",
@@ -63,6 +65,7 @@ def train_sft(
     *,
     evaluator: Evaluator | None = None,
     evaluation: Mapping[str, Any] | None = None,
+    optimizer_from: checkpoints.Checkpoint | None = None,
 ) -> TrainingResult:
     """Fine-tune ``model`` in place and keep everything in ``run_dir``.
 
@@ -71,16 +74,19 @@ def train_sft(
     training; in both cases ``model`` receives the stored weights.
 
     Args:
-        model: a Hugging Face causal language model. Half-precision parameters that are trained become float32 (the
-            master weights); parameters with ``requires_grad=False`` stay as they are. In evaluation mode afterwards.
+        model: a Hugging Face causal language model. Parameters that are trained get the type
+            ``config.weights_dtype`` (float32: master weights); those with ``requires_grad=False`` stay as they are.
+            In evaluation mode afterwards.
         tokenizer: its pad or eos id pads the batches; it is saved beside the final model.
         examples: the training sequences.
         config: see ``SFTConfig``.
         run_dir: a new or empty directory, or that of the same run; see ``run_directory`` for what is in it.
         evaluator: called as ``evaluator(step)`` before the first step (0) and at the steps of ``config.eval_every``,
-            with ``model`` in evaluation mode; returns flat metrics. With several processes only the main one calls it.
+            with ``model`` in evaluation mode; returns flat metrics. Several processes all call it, so that they can
+            share the work (`processes.SharedSampler`); what the main one returns is kept.
         evaluation: what the evaluator measures with (problems, limit, ...), flat, of JSON values. Kept with the
             configuration: a run can't go on with other ones, for its curve would change its meaning halfway.
+        optimizer_from: begin with the optimizer state of this checkpoint of another run; by default with none.
 
     Returns:
         A ``TrainingResult``; ``interrupted`` is True if it was stopped by a signal before the end.
@@ -89,8 +95,8 @@ def train_sft(
         RunDirectoryError: the directory belongs to a run with another configuration, other data, other starting
             weights or another ``evaluation`` (the message names the fields), is in use, or is damaged.
         DataError, ContextLengthError: an example can't be trained on.
-        NonFiniteLossError: loss or gradient became nan or infinite; ``nonfinite.json`` names the examples.
-        ConfigError: a tracker's package is missing, or accelerate was launched with sharded weights.
+        NonFiniteLossError: loss or gradient became nan or infinite; ``nonfinite.json`` holds the batch.
+        ConfigError: a tracker's package is missing, or accelerate was launched with a sharding other than FSDP2.
     """
     examples = tuple(examples)
     check_examples(examples, model)
@@ -104,14 +110,15 @@ def train_sft(
         if accelerator.is_main_process:
             stack.enter_context(run.locked())
         model.to(accelerator.device)
-        to_master_weights(model)
+        set_weights_dtype(model, config)
         if accelerator.is_main_process:
-            check_identity(run, model, examples, config, evaluation or {})
+            check_identity(run, model, examples, config, evaluation or {}, optimizer_from)
         accelerator.wait_for_everyone()
-        start = checkpoints.newest_checkpoint(run.checkpoints)
+        finished = run.result.exists()
+        start = checkpoints.newest_checkpoint(run.checkpoints) if finished else _where_to_go_on(run)
         if start:
             checkpoints.load_weights(start, model)
-        if run.result.exists():
+        if finished:
             if start is None or start.step != read_json(run.result)["steps"]:
                 raise RunDirectoryError(
                     f"{run.path}: finished, but its last checkpoint is missing or damaged",
@@ -119,12 +126,25 @@ def train_sft(
                 )
             model.eval()
             return load_result(run.path)
+        sharded = sharding.is_asked_for(accelerator)
         stop = stack.enter_context(StopRequest())
-        loop = _Loop(accelerator, model, tokenizer, examples, config, run, evaluator, stop)
+        loop = _Loop(accelerator, model, tokenizer, examples, config, run, evaluator, stop, sharded)
         stack.callback(model.eval)
         stack.enter_context(compiled_layers(model, config.compile))
-        stack.enter_context(loop.prepared(start))
+        stack.enter_context(loop.prepared(start, optimizer_from))
         return loop.run()
+
+
+def _where_to_go_on(run: RunDirectory) -> checkpoints.Checkpoint | None:
+    """The newest whole checkpoint up to which the log of the steps is whole too; an older one if lines were lost."""
+    steps = [record["step"] for record in run.metrics.read()]
+    newest = None
+    for checkpoint in checkpoints.list_checkpoints(run.checkpoints):
+        newest = newest or checkpoint
+        if steps[: checkpoint.step] == list(range(1, checkpoint.step + 1)):
+            return checkpoint
+        _log.warning("%s: ends before step %d; using an older checkpoint", run.metrics.path, checkpoint.step)
+    return newest
 
 
 class _Loop:
@@ -140,10 +160,11 @@ class _Loop:
         run: RunDirectory,
         evaluator: Evaluator | None,
         stop: StopRequest,
+        sharded: bool,
     ) -> None:
         self.accelerator, self.model, self.tokenizer, self.config = accelerator, model, tokenizer, config
         self.examples, self.directory, self.evaluator, self.stop = examples, run, evaluator, stop
-        self.main = accelerator.is_main_process
+        self.main, self.is_sharded = accelerator.is_main_process, sharded
         self.clipped, self.evaluated = 0, set[int]()
         self.steps_per_epoch = schedules.total_steps(len(examples), config.batch_size, epochs=1)
         self.total = schedules.total_steps(len(examples), config.batch_size, config.epochs, config.max_steps)
@@ -155,23 +176,36 @@ class _Loop:
         )
 
     @contextmanager
-    def prepared(self, start: checkpoints.Checkpoint | None) -> Iterator[None]:
+    def prepared(
+        self, start: checkpoints.Checkpoint | None, optimizer_from: checkpoints.Checkpoint | None
+    ) -> Iterator[None]:
         """Optimizer, accelerate's wrappers and logs, ready to go on after ``start``; undone at the end."""
         config, accelerator = self.config, self.accelerator
         self.first_step = start.step + 1 if start else 1
         self.optimizer = make_optimizer(self.model, config)
-        if start:
-            checkpoints.load_optimizer(start, self.model, self.optimizer)
+        if state := start or optimizer_from:
+            checkpoints.load_optimizer(state, self.model, self.optimizer)
         if self.main:
             self._rewind_logs(self.first_step - 1)
             self.directory.add_session(session_facts(accelerator, self.first_step - 1))
+        accelerator.wait_for_everyone()
+        self.evaluated = {record["step"] for record in self.directory.evaluations.read()}
+        self.sharded = (
+            sharding.ShardedCopy(self.model, self.optimizer, accelerator.device, bf16=config.mixed_precision == "bf16")
+            if self.is_sharded
+            else None
+        )
+        self.trained = self.sharded.module if self.sharded else self.model
         if config.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.trackers:
             settings = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
             accelerator.init_trackers("cs336-sft", config=settings)
         attributes = {name: value for name, value in vars(self.model).items() if name == "forward"}
-        wrapped, optimizer = accelerator.prepare(self.model, self.optimizer)
+        if self.sharded:
+            wrapped, optimizer = self.sharded.module, self.sharded.optimizer
+        else:
+            wrapped, optimizer = accelerator.prepare(self.model, self.optimizer)
         self.step = SFTStep(accelerator, wrapped, optimizer, self.examples, config, padding_id(self.tokenizer))
         try:
             yield
@@ -182,7 +216,9 @@ class _Loop:
                 self.model.__dict__.pop(name, None)
             self.model.__dict__.update(attributes)
             if config.gradient_checkpointing:
-                self.model.gradient_checkpointing_disable()
+                self.trained.gradient_checkpointing_disable()
+            if self.sharded:
+                self.sharded.give_back()
             for tracker in accelerator.trackers:
                 tracker.finish()
             if self.main:
@@ -194,8 +230,11 @@ class _Loop:
             initial=self.first_step - 1,
             desc="SFT",
             unit="step",
-            disable=not (self.config.progress and self.main),
+            # None: off where stderr is no terminal (a log file, CI); a notebook shows it all the same.
+            disable=None if self.config.progress and self.main else True,
         )
+        if self.first_step > 1 and self.main:
+            tqdm.write(f"Resuming {self.directory.path} from step {self.first_step - 1}", file=sys.stderr)
         with bar:
             stopped = not self._evaluate(self.first_step - 1) or self._stop_requested()
             for step in range(self.first_step, self.total + 1):
@@ -226,13 +265,12 @@ class _Loop:
         epoch, position = divmod(step - 1, self.steps_per_epoch)
         warmup = schedules.warmup_steps(config.warmup, self.total)
         lr = config.learning_rate * schedules.lr_factor(step, self.total, config.schedule, warmup)
-        self.model.train()
+        self.trained.train()
         try:
             numbers = self.step.run(step, self._epoch_batches(epoch)[position], lr)
         except NonFiniteLossError as error:
             if self.main:
-                facts = {"step": step, "problem": error.problem, "example_indices": list(error.indices)}
-                write_json(self.directory.path / "nonfinite.json", facts)
+                write_json(self.directory.path / "nonfinite.json", self._batch_of(error))
             raise
         self.clipped += numbers["clipped"]
         progress = {"step": step, "epoch": step / self.steps_per_epoch}
@@ -243,33 +281,58 @@ class _Loop:
         self.accelerator.log(numbers, step=step)
         return record
 
+    def _batch_of(self, error: NonFiniteLossError) -> Record:
+        """What it takes to look at a step that failed: its examples, as ids and as text."""
+        shown = [
+            {
+                "index": index,
+                "prompt_ids": list(self.examples[index].prompt_ids),
+                "response_ids": list(self.examples[index].response_ids),
+                "text": self.tokenizer.decode([*self.examples[index].prompt_ids, *self.examples[index].response_ids]),
+            }
+            for index in error.indices
+        ]
+        indices = list(error.indices)
+        return {"step": error.step, "problem": error.problem, "example_indices": indices, "examples": shown}
+
     def _evaluate(self, step: int) -> bool:
         """Evaluate if it is due and not done yet. False if it was interrupted."""
-        if step not in self.evaluate_at or not self.main or step in self.evaluated:
+        if step not in self.evaluate_at or step in self.evaluated:
             return True
+        if self.sharded:
+            self.sharded.gather(optimizer=False)
         self.model.eval()
         began = time.perf_counter()
+        # Processes that share the work can't be interrupted one by one: they stop after it, all together.
+        alone = self.accelerator.num_processes == 1
         try:
-            with self.stop.at_once():
+            with (
+                self.stop.at_once() if alone else nullcontext(),
+                self.sharded.model_on_device() if self.sharded else nullcontext(),
+            ):
                 metrics = plain(self.evaluator(step))
         except KeyboardInterrupt:
             self.stop.requested = True
             return False
         except Exception:
-            if step > 0:  # a failing evaluator must not cost the training so far
+            # A failing evaluator must not cost the training so far. (To gather shards takes all processes.)
+            if step > 0 and not self.sharded:
                 self._checkpoint(step)
             raise
         seconds = time.perf_counter() - began
         if taken := [name for name in _OWN_EVALUATION_FIELDS if name in metrics]:
             raise ConfigError(f"the evaluator returned a metric called {taken[0]!r}", "give it another name")
         record = {"step": step, "epoch": step / self.steps_per_epoch, **metrics, "seconds": seconds}
-        self.directory.evaluations.append(record)
-        self.directory.write_tables()
+        if self.main:
+            self.directory.evaluations.append(record)
+            self.directory.write_tables()
         numbers = {f"eval/{name}": value for name, value in metrics.items() if value is not None}
         self.accelerator.log(numbers, step=step)
         return True
 
     def _checkpoint(self, step: int) -> None:
+        if self.sharded:
+            self.sharded.gather(optimizer=self.main)
         if self.main:
             self.directory.metrics.sync()
             self.directory.evaluations.sync()
@@ -279,20 +342,13 @@ class _Loop:
 
     def _finish(self) -> None:
         """The final model, and the mark that the run is complete."""
+        if self.sharded:
+            self.sharded.gather(optimizer=False)
         if self.main:
-            checkpoints.replace_folder(self.directory.final, self._save_final)
+            final = self.directory.final
+            checkpoints.replace_folder(final, lambda folder: save_model(self.model, self.tokenizer, folder))
             self.directory.write_tables()
             write_json(self.directory.result, {"steps": self.total})
-
-    def _save_final(self, folder: Path) -> None:
-        bars = hf_logging.is_progress_bar_enabled()
-        hf_logging.disable_progress_bar()  # a bar for writing one file is in the way of ours
-        try:
-            self.model.save_pretrained(folder)
-            self.tokenizer.save_pretrained(folder)
-        finally:
-            if bars:
-                hf_logging.enable_progress_bar()
 
     def _rewind_logs(self, step: int) -> None:
         """Drop what was logged after ``step``; those steps are made again."""
@@ -305,7 +361,6 @@ class _Loop:
                 "restore the file, or start a new run directory",
             )
         self.clipped = sum(record["clipped"] for record in records)
-        self.evaluated = {record["step"] for record in self.directory.evaluations.read()}
 
     def _stop_requested(self) -> bool:
         """Whether any process was asked to stop; they must all leave the loop after the same step."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft import checkpoints
+from cs336_sft.adapters import adapter_facts
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
-from cs336_sft.records import Example
+from cs336_sft.records import Example, Problem
 from cs336_sft.run_directory import RunDirectory
 from cs336_sft.run_files import read_json
 from cs336_sft.sft_config import SFTConfig
@@ -81,12 +83,24 @@ def fingerprint_examples(examples: Sequence[Example]) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_problems(problems: Sequence[Problem]) -> str:
+    """SHA-256 over questions and final answers, in order: the same problems by any path are the same.
+
+    >>> a, b = Problem("2 + 3?", "#### 5", "5"), Problem("2 + 4?", "#### 6", "6")
+    >>> fingerprint_problems([a, b]) == fingerprint_problems([b, a])
+    False
+    """
+    text = json.dumps([(problem.question, problem.final) for problem in problems])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def check_identity(
     run: RunDirectory,
     model: torch.nn.Module,
     examples: Sequence[Example],
     config: SFTConfig,
     evaluation: Mapping[str, Any],
+    optimizer_from: checkpoints.Checkpoint | None = None,
 ) -> None:
     """A new run notes what it is made from and how it is evaluated; an existing one must agree.
 
@@ -106,7 +120,10 @@ def check_identity(
         "starting_weights": weights,
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        **adapter_facts(model),
         # Flat, so that an error names the one setting that differs.
         **{f"evaluation.{name}": value for name, value in evaluation.items()},
     }
+    if optimizer_from is not None:
+        identity["optimizer_from"] = optimizer_from.weights
     run.check_config(identity, free=_FREE_FIELDS)

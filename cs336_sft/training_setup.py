@@ -1,4 +1,4 @@
-"""What a run stands on: accelerate's state, float32 master weights, and a note of the versions in use."""
+"""What a run stands on: accelerate's state, the type of the trained weights, and a note of the versions in use."""
 
 from __future__ import annotations
 
@@ -8,16 +8,20 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
 from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import logging as hf_logging
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.run_files import Record
 from cs336_sft.sft_config import SFTConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 _PACKAGES = ("torch", "transformers", "accelerate", "safetensors", "numpy", "cs336-sft")
 
@@ -35,12 +39,6 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision, log_with=list(config.trackers) or None, project_dir=str(run_dir)
         )
-        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-        if accelerator.distributed_type in sharded:
-            raise ConfigError(
-                f"accelerate was launched with {accelerator.distributed_type.value}, which shards the weights",
-                "launch it with plain data parallelism (--multi_gpu), or train with LoRA",
-            )
         yield accelerator
         accelerator.free_memory()
     finally:
@@ -48,14 +46,28 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
         AcceleratorState._shared_state.update(outer)
 
 
-def to_master_weights(model: torch.nn.Module) -> None:
-    """Half-precision parameters that are trained become float32, in place.
+def set_weights_dtype(model: torch.nn.Module, config: SFTConfig) -> None:
+    """Give the parameters that are trained the type of ``config.weights_dtype``, in place.
 
-    An update of relative size 1e-3 or less is lost in bfloat16, which keeps 8 bits of a number.
+    An update of relative size 1e-3 or less is lost in bfloat16, which keeps 8 bits of a number; so float32 is usual.
     """
+    dtype = getattr(torch, config.weights_dtype)
     for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype in (torch.bfloat16, torch.float16):
-            parameter.data = parameter.data.float()
+        # Double precision, where somebody chose it, is not for us to take away.
+        if parameter.requires_grad and parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):
+            parameter.data = parameter.data.to(dtype)
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Model and tokenizer as ``save_pretrained`` writes them."""
+    bars = hf_logging.is_progress_bar_enabled()
+    hf_logging.disable_progress_bar()  # a bar for writing one file is in the way of ours
+    try:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    finally:
+        if bars:
+            hf_logging.enable_progress_bar()
 
 
 @contextmanager
@@ -86,15 +98,22 @@ def compiled_layers(model: torch.nn.Module, wanted: bool) -> Iterator[None]:
 
 def session_facts(accelerator: Accelerator, from_step: int) -> Record:
     """Who works on the run from ``from_step`` on: date, versions and device."""
-    device: torch.device = accelerator.device
+    facts = versions(accelerator.device)
+    return facts | {"from_step": from_step, "processes": accelerator.num_processes}
+
+
+def versions(device: torch.device) -> Record:
+    """Date, versions and device of a session.
+
+    >>> versions(torch.device("cpu"))["device"]
+    'cpu'
+    """
     return {
         "date": datetime.now(UTC).isoformat("T", "seconds"),
-        "from_step": from_step,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
     }
 

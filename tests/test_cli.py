@@ -376,10 +376,10 @@ def test_seeds_choose_the_training_data_but_not_the_evaluation(data, model_folde
 def test_an_interrupted_run_exits_with_130(data, model_folder, tmp_path, capsys, monkeypatch) -> None:
     from dataclasses import replace
 
-    from cs336_sft import training
+    from cs336_sft import sft_run
 
-    original = training.train_sft
-    monkeypatch.setattr(training, "train_sft", lambda *a, **k: replace(original(*a, **k), interrupted=True))
+    original = sft_run.train_sft
+    monkeypatch.setattr(sft_run, "train_sft", lambda *a, **k: replace(original(*a, **k), interrupted=True))
     assert main(sft("--max-steps", "1", "--test", data=data, model=model_folder, out=tmp_path / "run")) == 130
     assert "test split" not in capsys.readouterr().out
 

@@ -2,7 +2,7 @@
 
 Modules import what is heavy inside ``run``, so that ``cs336-sft --help`` does not wait for PyTorch. A result goes to
 stdout (with ``--json`` nothing else does), progress and errors to stderr. Exit status: 0, or 2 for a mistake that the
-user can mend, told in one line; 130 after Ctrl-C.
+user can mend, told in one line; 1 for an exercise that does not pass; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -22,10 +22,19 @@ COMMANDS = {
     "memory": "memory",
     "eval": "evaluate",
     "sft": "sft",
+    "sweep": "sweep",
+    "merge": "merge",
+    "ei": "ei",
     "plot": "plot",
     "grade": "grade",
     "generate-data": "generate_data",
     "fetch": "fetch",
+    "check": "check",
+    "hint": "hint",
+    "solution": "solution",
+    "reset": "reset",
+    "progress": "progress",
+    "watch": "watch",
 }
 
 

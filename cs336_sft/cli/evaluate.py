@@ -2,6 +2,7 @@
 
 cs336-sft eval --profile tiny                                  # the base model, 256 validation problems
 cs336-sft eval --model runs/first/final --out runs/first/validation.jsonl
+cs336-sft eval --profile qwen2.5-math-1.5b --sampler vllm --max-model-len 2048
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 
-from cs336_sft.cli import common
+from cs336_sft.cli import common, sampler_options
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -29,15 +30,16 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the choice of problems and of sampling (0)")
     parser.add_argument("--batch-size", type=common.positive_int, default=64, help="sequences generated at once (64)")
     parser.add_argument("--out", metavar="FILE", help="write every generation to this JSONL file")
+    sampler_options.add_sampler(parser, gpu_memory_utilization=0.85)
     common.add_json(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     from cs336_sft.evaluation import evaluate
     from cs336_sft.grading import get_reward_fn
-    from cs336_sft.hf_sampler import HFSampler
-    from cs336_sft.models import best_device
+    from cs336_sft.models import best_device, load_tokenizer
     from cs336_sft.prompts import get_template
+    from cs336_sft.samplers import make_sampler
     from cs336_sft.sampling import SamplingConfig
 
     profile = common.chosen_profile(args)
@@ -52,16 +54,26 @@ def run(args: argparse.Namespace) -> None:
         record_entropy=True,
     )
     problems = profile.problems(args.split, args.n or profile.eval_size, seed=args.seed, source=args.data)
-    model, tokenizer = common.load(profile, device=best_device())
-    sampler = HFSampler(model, tokenizer, args.batch_size, progress=True)
-    started = time.perf_counter()
-    metrics = evaluate(sampler, problems, template, get_reward_fn(template.name), sampling, path=out).metrics.as_dict()
-    seconds = time.perf_counter() - started
+    engine = sampler_options.vllm_config(args, sampling.max_new_tokens)
+    source = profile.model_source()
+    if engine is None or engine.check_parity:
+        model, tokenizer = common.load(profile, device=best_device())
+    else:  # the engine loads the weights itself
+        common.quiet_libraries()
+        model, tokenizer = None, load_tokenizer(source)
+    reward_fn = get_reward_fn(template.name)
+    with make_sampler(
+        args.sampler, model, tokenizer, source=source, batch_size=args.batch_size, vllm=engine, progress=True
+    ) as sampler:
+        started = time.perf_counter()
+        metrics = evaluate(sampler, problems, template, reward_fn, sampling, path=out).metrics.as_dict()
+        seconds = time.perf_counter() - started
     if args.json:
         common.print_json(
             {
                 "profile": profile.name,
-                "model": str(profile.model_source()),
+                "model": str(source),
+                "sampler": args.sampler,
                 "data": args.data or profile.data,
                 "split": args.split,
                 "template": template.name,
@@ -75,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
             }
         )
         return
-    print(f"{profile.model_source()}: {len(problems)} problems ({args.split}), limit {sampling.max_new_tokens} tokens")
+    print(f"{source}: {len(problems)} problems ({args.split}), limit {sampling.max_new_tokens} tokens")
     common.print_metrics(metrics)
     print(f"{'seconds':<20} {seconds:.1f}")
     if out is not None:

@@ -1,25 +1,22 @@
 """``cs336-sft sft``: supervised fine-tuning, with evaluations before the first step and on a schedule.
 
 cs336-sft sft --train-size 512 --out runs/first
+cs336-sft sft --train-size 512 --lora r=8,alpha=16 --lr 1e-3 --out runs/lora
 cs336-sft sft --profile smollm2 --train-size 64 --max-steps 8 --out runs/smollm2
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cs336_sft.cli import common
+from cs336_sft.cli import common, sampler_options
 from cs336_sft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cs336_sft.profiles import Profile
-    from cs336_sft.records import Problem
-    from cs336_sft.sft_config import SFTConfig
+    from cs336_sft.run_settings import RunSettings
+    from cs336_sft.sft_run import RunData, RunOutcome
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -31,23 +28,50 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--eval-data", metavar="PATH", help="evaluation problems, likewise; default: the profile's validation split"
     )
     size = common.positive_int
-    parser.add_argument("--train-size", type=size, help="number of training problems; default: the profile's (512)")
+    parser.add_argument(
+        "--train-size", type=size_or_full, help="number of training problems, or full; default: the profile's (512)"
+    )
     parser.add_argument("--epochs", type=size, help="passes over them; default: the profile's (3)")
     parser.add_argument("--max-steps", type=size, help="optimizer steps, in place of epochs")
-    parser.add_argument("--lr", type=common.positive_float, help="peak learning rate; default: the profile's")
+    parser.add_argument(
+        "--lr", type=common.positive_float, help="peak learning rate; default: the profile's, for adapters 10 times"
+    )
     parser.add_argument("--schedule", choices=("constant", "cosine", "linear"), default="constant")
     parser.add_argument("--warmup", type=int, default=0, help="steps of warm-up (0)")
     parser.add_argument("--batch-size", type=size, help="sequences an optimizer step; default: the profile's (8)")
     parser.add_argument("--micro-batch-size", type=size, help="sequences at once on the device; default: the profile's")
     parser.add_argument("--no-eos", action="store_true", help="leave the end-of-text token out of the targets")
+    adapter = parser.add_mutually_exclusive_group()
+    adapter.add_argument(
+        "--lora", metavar="r=16,alpha=32", nargs="?", const="", help="train a LoRA adapter; also dropout=, targets=a+b"
+    )
+    adapter.add_argument("--qlora", metavar="r=16,alpha=32", nargs="?", const="", help="the same over 4-bit weights")
+    parser.add_argument(
+        "--weights", choices=("float32", "bfloat16"), default="float32", help="type of the trained weights (float32)"
+    )
+    parser.add_argument("--gradient-checkpointing", action="store_true", help="less memory, about a third more time")
     parser.add_argument(
         "--eval-every", type=cadence, default="log", help="N, steps as 1,8,64, `log` (1, 2, 4, ...) or `ends`"
     )
     parser.add_argument("--eval-size", type=size, help="validation problems; default: the profile's (256)")
+    parser.add_argument("--eval-batch-size", type=size, help="answers generated together; default: 32, on a GPU 64")
     parser.add_argument("--limit", type=size, help="generation limit in tokens; default: the profile's")
-    parser.add_argument("--test", action="store_true", help="measure on the test split once, after the last step")
+    parser.add_argument(
+        "--test",
+        nargs="?",
+        const="last",
+        choices=("last", "best"),
+        help="measure on the test split once, at the end: with the last weights, or those best on validation",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of problems and of their order (0)")
+    sampler_options.add_sampler(parser, gpu_memory_utilization=0.3)
+    parser.add_argument("--subset-seed", type=int, help="of the choice of problems alone; default: --seed")
     common.add_json(parser)
+
+
+def size_or_full(text: str) -> int | str:
+    """An argparse type: a number of problems, or all of them."""
+    return text if text == "full" else common.positive_int(text)
 
 
 def cadence(text: str) -> int | tuple[int, ...] | str | None:
@@ -62,120 +86,109 @@ def cadence(text: str) -> int | tuple[int, ...] | str | None:
     return steps if len(steps) > 1 else steps[0]
 
 
-def sft_config(args: argparse.Namespace, profile: Profile, *, gpu: bool) -> SFTConfig:
-    """The settings of the run: the profile's, with what the command line says otherwise."""
-    from cs336_sft.sft_config import SFTConfig
+def adapter_settings(text: str) -> dict[str, Any]:
+    """Settings of ``--lora`` and ``--qlora``.
 
-    batch_size = args.batch_size or profile.batch_size
-    return SFTConfig(
-        learning_rate=args.lr or profile.learning_rate,
-        epochs=args.epochs or profile.epochs,
-        max_steps=args.max_steps,
-        batch_size=batch_size,
-        micro_batch_size=min(args.micro_batch_size or profile.microbatch_size, batch_size),
-        warmup=args.warmup,
-        schedule=args.schedule,
-        seed=args.seed,
-        # Autocast pays on a GPU; a CPU without bf16 units would only get slower and less exact.
-        mixed_precision=profile.mixed_precision if gpu else "no",
-        eval_every=args.eval_every,
-    )
+    >>> adapter_settings("r=8,alpha=16,targets=q_proj+v_proj")
+    {'lora_r': 8, 'lora_alpha': 16.0, 'lora_targets': ('q_proj', 'v_proj')}
+
+    Raises:
+        ConfigError: something else than these four, or no number where one has to be.
+    """
+    kinds = {"r": int, "alpha": float, "dropout": float, "targets": lambda value: tuple(value.split("+"))}
+    settings = {}
+    for part in filter(None, text.split(",")):
+        name, _, value = part.partition("=")
+        try:
+            settings[f"lora_{name}"] = kinds[name](value)
+        except (KeyError, ValueError):
+            raise ConfigError(
+                f"--lora: {part!r}", "write it like r=16,alpha=32,dropout=0.05,targets=q_proj+v_proj"
+            ) from None
+    return settings
+
+
+def run_settings(args: argparse.Namespace) -> RunSettings:
+    """The settings of the run: the profile's, with what the command line says otherwise."""
+    from cs336_sft.run_settings import make_settings
+
+    profile = common.chosen_profile(args)
+    flat: dict[str, Any] = {
+        "profile": profile.name,
+        "append_eos": not args.no_eos,
+        "schedule": args.schedule,
+        "warmup": args.warmup,
+        "eval_every": args.eval_every,
+        "weights_dtype": args.weights,
+        "gradient_checkpointing": args.gradient_checkpointing,
+        "order_seed": args.seed,
+        "subset_seed": args.seed if args.subset_seed is None else args.subset_seed,
+    }
+    for setting, value in {
+        "model": args.model,
+        "template": args.template,
+        "data": args.data,
+        "eval_data": args.eval_data,
+        "train_size": args.train_size,
+        "epochs": args.epochs,
+        "max_steps": args.max_steps,
+        "learning_rate": args.lr,
+        "batch_size": args.batch_size,
+        "eval_size": args.eval_size,
+        "eval_batch_size": args.eval_batch_size,
+        "limit": args.limit,
+        "test": args.test,
+        "sampler": args.sampler,
+    }.items():
+        if value is not None:
+            flat[setting] = value
+    if args.micro_batch_size is not None:
+        flat["micro_batch_size"] = min(args.micro_batch_size, args.batch_size or profile.batch_size)
+    for method in ("lora", "qlora"):
+        if (text := getattr(args, method)) is not None:
+            flat |= {"method": method} | adapter_settings(text)
+    return make_settings(flat)
 
 
 def run(args: argparse.Namespace) -> int:
-    from cs336_sft.models import best_device
-    from cs336_sft.prompts import get_template
-    from cs336_sft.tokenization import make_examples
-    from cs336_sft.training import train_sft
+    from cs336_sft.processes import is_main
+    from cs336_sft.sft_run import run_sft
 
-    profile = common.chosen_profile(args)
-    template = get_template(args.template or profile.template)
     run_dir = Path(args.out)
     if run_dir.is_file():
         raise ConfigError(f"{args.out} is a file", "give a run directory")
-    config = sft_config(args, profile, gpu=best_device() == "cuda")
-    training = profile.problems("train", args.train_size or profile.train_size, seed=args.seed, source=args.data)
-    size = args.eval_size or profile.eval_size
-    # A file of training problems has no other splits; a folder or a hub name has.
-    whole = args.data if args.data and not Path(args.data).is_file() else None
-    # Seed 0 whatever --seed says: runs with different seeds are compared on the same problems.
-    validation = profile.problems("validation", size, source=args.eval_data or whole)
-    warn_of_overlap(training, validation)
-    model, tokenizer = common.load(profile)
-    examples = make_examples(training, template, tokenizer, append_eos=not args.no_eos)
-
-    limit = args.limit or profile.limit
-    measure = make_evaluator(model, tokenizer, template, limit)
-    result = train_sft(
-        model,
-        tokenizer,
-        examples,
-        config,
-        run_dir,
-        evaluator=lambda step: measure(validation, run_dir / "generations" / f"step-{step:06d}.jsonl"),
-        evaluation={
-            "split": "validation",
-            "n_problems": len(validation),
-            "problems": fingerprint_problems(validation),
-            "template": template.name,
-            "limit": limit,
-        },
-    )
-    test = None
-    if args.test and not result.interrupted:
-        problems = profile.problems("test", size, source=whole)
-        warn_of_overlap(training, problems)
-        test = measure(problems, run_dir / "generations" / "test.jsonl")
-    report(args, profile, run_dir, result, test)
-    return 130 if result.interrupted else 0
+    settings = run_settings(args)
+    engine = sampler_options.vllm_config(args, settings.limit)
+    common.quiet_libraries()
+    outcome = run_sft(settings, run_dir, engine=engine, on_data=warn_of_overlap, config_changes={"progress": True})
+    if is_main():  # of several processes one speaks
+        report(args, settings, run_dir, outcome)
+    return 130 if outcome.result.interrupted else 0
 
 
-def fingerprint_problems(problems: list[Problem]) -> str:
-    """SHA-256 over questions and final answers, in order: the same problems by any path are the same.
-
-    >>> from cs336_sft.records import Problem
-    >>> a, b = Problem("2 + 3?", "#### 5", "5"), Problem("2 + 4?", "#### 6", "6")
-    >>> fingerprint_problems([a, b]) == fingerprint_problems([b, a])
-    False
-    """
-    text = json.dumps([(problem.question, problem.final) for problem in problems])
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def warn_of_overlap(training: list[Problem], evaluation: list[Problem]) -> None:
+def warn_of_overlap(data: RunData) -> None:
     """Say on stderr how many evaluation problems the model is trained on."""
-    seen = {problem.question for problem in training}
-    if shared := sum(problem.question in seen for problem in evaluation):
-        common.note(
-            f"warning: {shared} of the {len(evaluation)} evaluation problems are among the training problems: "
-            "what is measured on them says nothing of new ones"
-        )
+    from cs336_sft.processes import is_main
+    from cs336_sft.sft_run import overlap
+
+    if not is_main():
+        return
+    for evaluation in (data.validation, data.test):
+        if shared := overlap(data.training, evaluation):
+            common.note(
+                f"warning: {shared} of the {len(evaluation)} evaluation problems are among the training problems: "
+                "what is measured on them says nothing of new ones"
+            )
 
 
-def make_evaluator(model: Any, tokenizer: Any, template: Any, limit: int) -> Callable[[Any, Path], dict[str, Any]]:
-    """A function that generates answers with the model as it is now, grades them and keeps them in a file."""
-    from cs336_sft.evaluation import evaluate
-    from cs336_sft.grading import get_reward_fn
-    from cs336_sft.hf_sampler import HFSampler
-    from cs336_sft.sampling import SamplingConfig
-
-    sampler = HFSampler(model, tokenizer)
-    sampling = SamplingConfig(max_new_tokens=limit, stop=template.stop, record_entropy=True)
-    reward_fn = get_reward_fn(template.name)
-
-    def measure(problems: Any, path: Path) -> dict[str, Any]:
-        return evaluate(sampler, problems, template, reward_fn, sampling, path=path).metrics.as_dict()
-
-    return measure
-
-
-def report(args: argparse.Namespace, profile: Profile, run_dir: Path, result: Any, test: dict[str, Any] | None) -> None:
+def report(args: argparse.Namespace, settings: RunSettings, run_dir: Path, outcome: RunOutcome) -> None:
     """Print the outcome: the evaluations as a table, or everything as JSON."""
+    result, test = outcome.result, outcome.test
     if args.json:
         common.print_json(
             {
                 "run": str(run_dir),
-                "profile": profile.name,
+                "profile": settings.profile,
                 "steps": result.steps,
                 "interrupted": result.interrupted,
                 "first_loss": result.metrics[0]["loss"] if result.metrics else None,
@@ -194,6 +207,6 @@ def report(args: argparse.Namespace, profile: Profile, run_dir: Path, result: An
     ]
     common.print_table(("step", *names, "avg_gen_len"), rows)
     if test is not None:
-        print("\ntest split")
+        print(f"\ntest split, weights of step {test['step']}")
         common.print_metrics(test)
     print(f"\nrun directory: {run_dir}" + ("" if result.interrupted else f"; model: {run_dir / 'final'}"))

@@ -1,0 +1,110 @@
+"""Figures of expert iteration: arms over rounds, with seeds, and what became of each question."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from cs336_sft.errors import DataError
+from cs336_sft.intervals import mean_interval
+from cs336_sft.plots import PALETTE, NotebookFigure
+
+Rounds = Sequence[Mapping[str, Any]]
+
+DEFAULT_PANELS = (
+    "accuracy",
+    "accuracy_lenient",
+    "rollout_pass_rate",
+    "rollout_coverage",
+    "rollout_entropy",
+    "avg_gen_len",
+)
+_LABELS = {
+    "accuracy": "validation accuracy",
+    "accuracy_lenient": "validation accuracy, lenient",
+    "format_accuracy": "validation: in the format",
+    "trunc_rate": "validation: stopped by the limit",
+    "avg_gen_len": "validation: mean length (tokens)",
+    "rollout_pass_rate": "samples that are correct",
+    "rollout_coverage": "questions with a correct sample",
+    "rollout_entropy": "entropy of the samples (nats a token)",
+    "rollout_distinct_correct": "different correct samples a question",
+    "rollout_length": "length of the samples (tokens)",
+    "kept_n": "samples trained on",
+    "kept_wrong": "of them wrong",
+    "kept_flawed": "right answer, wrong step",
+}
+_STYLES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+
+
+def plot_rounds(
+    arms: Mapping[str, Sequence[Rounds]], panels: Sequence[str] = DEFAULT_PANELS, *, title: str = ""
+) -> NotebookFigure:
+    """One panel a metric, one curve an arm, over rounds.
+
+    The band is a 95 % interval: with several seeds that of their mean (Student's t); with one seed that of the
+    measurement, where the record has it (``accuracy_low``, ``accuracy_high``).
+
+    Args:
+        arms: label -> the runs of that arm, one a seed; a run is the ``rounds`` of an ``ExpertIterationResult``.
+        panels: which metrics; one that no run has is left out.
+
+    Raises:
+        DataError: nothing to draw.
+
+    >>> record = {"round": 0, "accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
+    >>> len(plot_rounds({"EI": [[record]]}).axes)
+    1
+    """
+    if not arms or not all(arms.values()):
+        raise DataError("no rounds to draw", "give at least one run for each arm")
+    every = [record for runs in arms.values() for rounds in runs for record in rounds]
+    present = [name for name in panels if any(record.get(name) is not None for record in every)]
+    if not present:
+        raise DataError("the runs recorded none of these metrics", f"choose among {', '.join(_LABELS)}")
+    columns = min(3, len(present))
+    rows = -(-len(present) // columns)
+    figure = NotebookFigure(figsize=(4.2 * columns, 3.2 * rows + 0.5), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for panel, name in zip(axes, present, strict=False):
+        for index, (label, runs) in enumerate(arms.items()):
+            _curve(panel, runs, name, label, index)
+        if any(record.get(f"{name}_low") is not None for record in every) or name in ("kept_wrong", "kept_flawed"):
+            panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        panel.set_xlabel("round")
+        panel.set_ylabel(_LABELS.get(name, name))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for panel in axes[len(present) :]:
+        panel.remove()
+    handles, names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _curve(panel: Axes, runs: Sequence[Rounds], name: str, label: str, index: int) -> None:
+    by_round: dict[int, list[Mapping[str, Any]]] = {}
+    for rounds in runs:
+        for record in rounds:
+            if record.get(name) is not None:
+                by_round.setdefault(record["round"], []).append(record)
+    x = sorted(by_round)
+    y, low, high = [], [], []
+    for number in x:
+        values = [record[name] for record in by_round[number]]
+        y.append(sum(values) / len(values))
+        if len(values) > 1:
+            interval = mean_interval(values)
+            low, high = [*low, interval.low], [*high, interval.high]
+        else:
+            record = by_round[number][0]
+            low, high = [*low, record.get(f"{name}_low", values[0])], [*high, record.get(f"{name}_high", values[0])]
+    style = {"color": PALETTE[index % len(PALETTE)], "linestyle": _STYLES[index % 4]}
+    panel.plot(x, y, label=label, marker=_MARKERS[index % len(_MARKERS)], markersize=4, **style)
+    if low != high:
+        panel.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

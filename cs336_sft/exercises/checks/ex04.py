@@ -1,0 +1,148 @@
+"""ex04: one microbatch of supervised fine-tuning, loss and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from cs336_sft.exercises.compare import Misshapen, Slip, compare
+from cs336_sft.exercises.perform import Case, Observation
+from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.runner import Session
+from cs336_sft.losses import sft_microbatch_train_step
+
+_LOG_PROBS = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
+_MASK = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
+
+
+def _case(log_probs: torch.Tensor, mask: torch.Tensor, steps: int, constant: float, label: str, why: str = "") -> Case:
+    return Case(
+        (log_probs.clone().requires_grad_(), mask, steps), {"normalize_constant": constant}, label=label, why=why
+    )
+
+
+def _cases() -> list[Case]:
+    generator = torch.Generator().manual_seed(4)
+    log_probs = -torch.rand(3, 5, generator=generator) * 4
+    mask = torch.rand(3, 5, generator=generator) > 0.4
+    return [
+        _case(_LOG_PROBS, _MASK, 1, 1.0, "log-probs [[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], 1 step"),
+        _case(_LOG_PROBS, _MASK, 4, 1.0, "the same, 4 accumulation steps"),
+        _case(_LOG_PROBS, _MASK, 1, 10.0, "the same, 1 step, normalize_constant 10"),
+        _case(_LOG_PROBS, _MASK, 2, 5.0, "the same, 2 steps, normalize_constant 5"),
+        _case(log_probs, mask, 8, 3.0, "random [3, 5], 8 steps, normalize_constant 3"),
+        _case(
+            _LOG_PROBS,
+            torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]).bool(),
+            2,
+            1.0,
+            "the second row all masked",
+            "a row that is all masked adds 0 to the sum, and still counts as a row",
+        ),
+        Case(
+            (_LOG_PROBS.clone().requires_grad_(), _MASK.long(), 2), label="an integer mask, normalize_constant left out"
+        ),
+    ]
+
+
+def _formula(
+    rule: Callable[[torch.Tensor, torch.Tensor, int, float], torch.Tensor],
+    reported: Callable[[torch.Tensor, int], torch.Tensor] = lambda loss, steps: loss,
+    backwards: int = 1,
+) -> Callable[..., Any]:
+    def wrong(log_probs: Any, mask: Any, steps: int, normalize_constant: float = 1.0) -> Any:
+        loss = rule(log_probs, mask.bool(), steps, normalize_constant)
+        for turn in range(backwards):
+            loss.backward(retain_graph=turn < backwards - 1)
+        return reported(loss, steps), {}
+
+    return wrong
+
+
+def _rows(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    return -(log_probs * mask).sum(dim=-1)
+
+
+SLIPS = (
+    Slip(
+        "never-divided",
+        "the loss is not divided by gradient_accumulation_steps: the step is that many times too large",
+        _formula(lambda x, m, n, c: _rows(x, m).mean() / c),
+    ),
+    Slip(
+        "divided-twice",
+        "the loss is divided by gradient_accumulation_steps twice",
+        _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n / n),
+    ),
+    Slip(
+        "returned-undivided",
+        "the gradient is right, but the returned loss is not divided by gradient_accumulation_steps",
+        _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, lambda loss, n: loss * n),
+    ),
+    Slip(
+        "sign",
+        "the sign is wrong: the loss is the *negative* log-likelihood",
+        _formula(lambda x, m, n, c: -_rows(x, m).mean() / c / n),
+    ),
+    Slip(
+        "sum-over-batch",
+        "sums over the batch; the contract averages over its rows",
+        _formula(lambda x, m, n, c: _rows(x, m).sum() / c / n),
+    ),
+    Slip(
+        "token-mean",
+        "averages over the batch's response tokens; the contract sums each row's and averages over rows",
+        _formula(lambda x, m, n, c: _rows(x, m).sum() / m.sum() / c / n),
+    ),
+    Slip(
+        "mean-of-means",
+        "averages each row over its own tokens first: a token then counts for more in a short row",
+        _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1).clamp(min=1)).mean() / c / n),
+    ),
+    Slip(
+        "mean-of-means-nan",
+        "averages each row over its own tokens first: a token then counts for more in a short row",
+        _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1)).mean() / c / n),
+    ),
+    Slip(
+        "mean-over-padding",
+        "averages over all positions, padding and prompt included",
+        _formula(lambda x, m, n, c: -(x * m).mean() / c / n),
+    ),
+    Slip(
+        "no-mask",
+        "masked positions reach the loss: prompt and padding are learned",
+        _formula(lambda x, m, n, c: -x.sum(dim=-1).mean() / c / n),
+    ),
+    Slip("no-constant", "normalize_constant is not used", _formula(lambda x, m, n, c: _rows(x, m).mean() / n)),
+    Slip(
+        "no-backward",
+        "backward is never called, so the weights get no gradient: the step calls it itself",
+        _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, backwards=0),
+    ),
+    Slip(
+        "backward-twice",
+        "backward runs twice: the gradient is twice too large",
+        _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, backwards=2),
+    ),
+    Slip(
+        "backward-before-division",
+        "backward runs before the division by gradient_accumulation_steps: the loss is right, the gradient is not",
+        _formula(lambda x, m, n, c: _rows(x, m).mean() / c, lambda loss, n: loss / n),
+    ),
+)
+
+
+def _view(case: Case, seen: Observation) -> Any:
+    value = seen.value
+    if not isinstance(value, (tuple, list)) or len(value) != 2 or not isinstance(value[1], dict):
+        return Misshapen("returns something else than (loss, metadata) with a dict for metadata")
+    if not isinstance(value[0], torch.Tensor) or value[0].numel() != 1:
+        return Misshapen("the loss is no scalar tensor")
+    return {"loss": value[0].reshape(()), "gradient of log_probs": seen.grads[0]}
+
+
+def check(session: Session) -> Failure | None:
+    return compare(session, "sft_microbatch_train_step", _cases(), sft_microbatch_train_step, SLIPS, view=_view)

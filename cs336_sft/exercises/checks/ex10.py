@@ -1,0 +1,210 @@
+"""ex10: gradient accumulation in which every token weighs the same."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from cs336_sft.exercises.compare import Misshapen, Slip, compare, value_and_grads
+from cs336_sft.exercises.perform import Case, Observation
+from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.runner import Session
+from cs336_sft.losses import token_weighted_loss
+
+Pair = tuple[torch.Tensor, torch.Tensor]
+
+_SHORT = torch.tensor([[-3.0, -3.0, -8.0, -8.0]]), torch.tensor([[1, 1, 0, 0]]).bool()
+_LONG = torch.tensor([[-0.5, -0.5, -0.5, -0.5, -9.0]]), torch.tensor([[1, 1, 1, 1, 0]]).bool()
+_NONE = torch.tensor([[-7.0, -7.0]]), torch.tensor([[0, 0]]).bool()
+
+
+def _leaf(pair: Pair) -> Pair:
+    return pair[0].clone().requires_grad_(), pair[1]
+
+
+def _loss_cases() -> list[Case]:
+    log_probs = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
+    return [
+        Case(
+            (log_probs, mask, 3), label="log-probs [[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], total 3"
+        ),
+        Case((log_probs, mask, 12), label="the same microbatch in a step of 12 target tokens"),
+        Case(
+            (*_NONE, 5),
+            label="a microbatch without targets",
+            why="no target in this microbatch: its share is 0, not nan",
+        ),
+        Case((log_probs.clone().requires_grad_(), mask, 12), label="its gradient", backward=""),
+    ]
+
+
+def _loss(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    return lambda log_probs, response_mask, total_target_tokens: rule(
+        torch.where(response_mask, log_probs, 0.0), response_mask, total_target_tokens, log_probs
+    )
+
+
+LOSS_SLIPS = (
+    Slip(
+        "own-tokens",
+        "divides by the microbatch's own tokens, not by those of the whole step",
+        _loss(lambda k, m, n, x: -k.sum() / m.sum()),
+    ),
+    Slip(
+        "both",
+        "divides by the microbatch's own tokens and by the step's",
+        _loss(lambda k, m, n, x: -k.sum() / m.sum() / n),
+    ),
+    Slip("sign", "the sign is wrong: the loss is the *negative* log-likelihood", _loss(lambda k, m, n, x: k.sum() / n)),
+    Slip("no-mask", "masked positions reach the loss", _loss(lambda k, m, n, x: -x.sum() / n)),
+    Slip("never-divided", "never divides by total_target_tokens", _loss(lambda k, m, n, x: -k.sum())),
+    Slip(
+        "row-mean",
+        "averages over rows as the handout's loss does: here only the step's tokens count",
+        _loss(lambda k, m, n, x: -k.sum(-1).mean() / n),
+    ),
+    Slip(
+        "no-graph", "the loss has no graph: nothing would be learned", _loss(lambda k, m, n, x: (-k.sum() / n).detach())
+    ),
+)
+
+
+def _step_cases() -> list[Case]:
+    generator = torch.Generator().manual_seed(10)
+    random = [
+        (-torch.rand(2, w, generator=generator) * 4, torch.rand(2, w, generator=generator) > 0.5) for w in (3, 6, 4)
+    ]
+    return [
+        Case(([_leaf(_SHORT)],), label="one microbatch with 2 targets"),
+        Case(([_leaf(_SHORT), _leaf(_LONG)],), label="2 targets at -3 in one microbatch, 4 at -0.5 in the next"),
+        Case(([_leaf(pair) for pair in random],), label="three random microbatches"),
+        Case(
+            ([_leaf(_SHORT), _leaf(_NONE), _leaf(_LONG)],),
+            label="a microbatch without targets between two others",
+            why="a microbatch without targets adds nothing; it must not make a nan",
+        ),
+    ]
+
+
+def accumulate_gradients(microbatches: Sequence[Pair]) -> float:
+    """The reference: one divisor for the whole step."""
+    total = sum(int(mask.sum()) for _, mask in microbatches)
+    loss = 0.0
+    for log_probs, mask in microbatches:
+        share = token_weighted_loss(log_probs, mask, total)
+        share.backward()
+        loss += share.item()
+    return loss
+
+
+def _step(
+    divisor: Callable[[Sequence[Pair], int], Any],
+    *,
+    use: slice = slice(None),
+    report: Callable[[list[float], int], float] = lambda shares, n: sum(shares),
+    backward: bool = True,
+    sign: float = -1.0,
+) -> Callable[..., float]:
+    def wrong(microbatches: Sequence[Pair]) -> float:
+        shares = []
+        for index, (log_probs, mask) in list(enumerate(microbatches))[use]:
+            share = sign * torch.where(mask, log_probs, 0.0).sum() / divisor(microbatches, index)
+            if backward:
+                share.backward()
+            shares.append(share.item())
+        return report(shares, len(microbatches))
+
+    return wrong
+
+
+def _total(batches: Sequence[Pair], index: int) -> int:
+    return sum(int(mask.sum()) for _, mask in batches)
+
+
+STEP_SLIPS = (
+    Slip(
+        "mean-of-means",
+        "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
+        _step(lambda b, i: b[i][1].sum() * len(b)),
+    ),
+    Slip(
+        "mean-of-means-safe",
+        "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
+        _step(lambda b, i: b[i][1].sum().clamp(min=1) * len(b)),
+    ),
+    Slip(
+        "sum-of-means",
+        "each microbatch is divided by its own tokens only: the step grows with the number of microbatches",
+        _step(lambda b, i: b[i][1].sum()),
+    ),
+    Slip(
+        "sum-of-means-safe",
+        "each microbatch is divided by its own tokens only: the step grows with the number of microbatches",
+        _step(lambda b, i: b[i][1].sum().clamp(min=1)),
+    ),
+    Slip(
+        "divided-again",
+        "divides by the number of microbatches too: the step's tokens are divisor enough",
+        _step(lambda b, i: _total(b, i) * len(b)),
+    ),
+    Slip(
+        "padding-counted",
+        "the divisor counts padding and prompt too: count the mask, not the tensor",
+        _step(lambda b, i: sum(m.numel() for _, m in b)),
+    ),
+    Slip(
+        "sequences-counted",
+        "the divisor counts sequences: it counts target tokens",
+        _step(lambda b, i: sum(len(m) for _, m in b)),
+    ),
+    Slip("never-divided", "the step is not divided at all: it grows with its number of tokens", _step(lambda b, i: 1)),
+    Slip("first-total", "the divisor is that of the first microbatch", _step(lambda b, i: b[0][1].sum())),
+    Slip(
+        "running-total",
+        "the divisor is the tokens seen so far: count those of the whole step first",
+        _step(lambda b, i: sum(int(m.sum()) for _, m in b[: i + 1])),
+    ),
+    Slip("last-left-out", "the last microbatch is left out", _step(_total, use=slice(None, -1))),
+    Slip(
+        "only-last",
+        "only the last microbatch's gradient is there: the loop keeps its result only",
+        _step(_total, use=slice(-1, None)),
+    ),
+    Slip("no-backward", "backward is never called: there is no gradient", _step(_total, backward=False)),
+    Slip("sign", "the sign is wrong: the loss is the *negative* log-likelihood", _step(_total, sign=1.0)),
+    Slip(
+        "reported-mean",
+        "the gradient is right, but the returned loss is averaged over the microbatches; it is their sum",
+        _step(_total, report=lambda s, n: sum(s) / n),
+    ),
+    Slip(
+        "reported-last",
+        "the gradient is right, but the returned loss is the last microbatch's; it is the sum",
+        _step(_total, report=lambda s, n: s[-1]),
+    ),
+)
+
+
+def _view(case: Case, seen: Observation) -> Any:
+    value = seen.value
+    if isinstance(value, torch.Tensor) and value.numel() == 1:
+        value = value.item()
+    if not isinstance(value, (int, float)):
+        return Misshapen("accumulate_gradients returns something else than the step's loss, a number")
+    # No gradient at all and a gradient of zeros are the same to an optimizer with no momentum.
+    grads = [
+        torch.zeros_like(pair[0]) if grad is None else grad for grad, pair in zip(seen.grads, case.args[0], strict=True)
+    ]
+    return {"loss": float(value), "gradient of log_probs": grads}
+
+
+def check(session: Session) -> Failure | None:
+    failure = compare(
+        session, "token_weighted_loss", _loss_cases(), token_weighted_loss, LOSS_SLIPS, view=value_and_grads
+    )
+    return failure or compare(
+        session, "accumulate_gradients", _step_cases(), accumulate_gradients, STEP_SLIPS, view=_view
+    )

@@ -1,0 +1,188 @@
+"""ex11: log-probabilities and entropies in chunks, without the whole of the logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.checkpoint import checkpoint
+
+from cs336_sft.exercises.compare import Misshapen, Slip, compare
+from cs336_sft.exercises.perform import Case, Observation
+from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.runner import Session
+from cs336_sft.logprobs import compute_entropy
+
+KEYS = ("log_probs", "token_entropy")
+TOO_LARGE = "a tensor of the size of all logits, [N, V], is made"
+ALL_KEPT = "the logits of all chunks are kept for the backward, together as large as [N, V]"
+
+
+def _inputs(n: int, v: int, h: int, seed: int, *, grad: bool = False, dtype: Any = torch.float32) -> tuple[Any, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    hidden = (torch.randn(n, h, generator=generator)).to(dtype)
+    weight = (torch.randn(v, h, generator=generator)).to(dtype)
+    labels = torch.randint(0, v, (n,), generator=generator)
+    return hidden.requires_grad_(grad), weight.requires_grad_(grad), labels
+
+
+def _cases() -> list[Case]:
+    return [
+        Case((*_inputs(2, 4, 3, 0), 1), label="N = 2, V = 4, chunk_size 1"),
+        Case((*_inputs(4, 5, 3, 1), 2), label="N = 4, V = 5, chunk_size 2"),
+        Case(
+            (*_inputs(7, 5, 3, 2), 3),
+            label="N = 7, chunk_size 3",
+            why="7 tokens in chunks of 3: the last chunk is shorter",
+        ),
+        Case((*_inputs(3, 5, 3, 3), 8), label="N = 3, chunk_size 8", why="a chunk larger than the batch"),
+        Case((*_inputs(5, 5, 5, 4), 5), label="N = V = H = chunk_size = 5"),
+        Case((*_inputs(7, 5, 3, 5, grad=True), 3), label="the gradients of hidden and weight", backward="log_probs"),
+        Case(
+            (*_inputs(64, 200, 4, 6, grad=True), 4),
+            label="memory: N = 64, V = 200, chunk_size 4",
+            backward="log_probs",
+            measure=True,
+        ),
+        Case(
+            (*_inputs(16, 50, 32, 7, dtype=torch.bfloat16), 4),
+            label="bfloat16 inputs",
+            why="bfloat16 has 8 bits of mantissa: bring the chunk and the weights to float32 before the product",
+            options={"tolerance": 2e-3},
+        ),
+    ]
+
+
+def _chunk(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    log_p = torch.log_softmax(hidden.float() @ weight.float().T, dim=-1)
+    return log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def _entropy(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        return compute_entropy(hidden.float() @ weight.float().T)
+
+
+def _chunked(
+    part: Callable[..., torch.Tensor] = _chunk,
+    entropy: Callable[..., torch.Tensor] = _entropy,
+    *,
+    recompute: bool = True,
+    starts: Callable[[int, int], list[int]] = lambda n, size: list(range(0, n, size)),
+    label_start: Callable[[int], int] = lambda start: start,
+) -> Callable[..., Any]:
+    """The reference, or, with one part replaced, a slip."""
+
+    def chunked_log_probs(hidden: Any, weight: Any, labels: Any, chunk_size: int) -> dict[str, torch.Tensor]:
+        log_probs, entropies = [], []
+        for start in starts(len(hidden), chunk_size):
+            rows = hidden[start : start + chunk_size]
+            first = label_start(start)
+            wanted = labels[first : first + len(rows)]
+            if recompute:
+                log_probs.append(checkpoint(part, rows, weight, wanted, use_reentrant=False))
+            else:
+                log_probs.append(part(rows, weight, wanted))
+            entropies.append(entropy(rows, weight))
+        return {"log_probs": torch.cat(log_probs), "token_entropy": torch.cat(entropies)}
+
+    return chunked_log_probs
+
+
+def _whole(hidden: Any, weight: Any, labels: Any, chunk_size: int) -> dict[str, torch.Tensor]:
+    return {"log_probs": _chunk(hidden, weight, labels), "token_entropy": _entropy(hidden, weight)}
+
+
+def _half(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return torch.log_softmax((hidden @ weight.T).float(), dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return (hidden.float() @ weight.float().T).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+def _over_tokens(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    log_p = torch.log_softmax(hidden.float() @ weight.float().T, dim=0)
+    return log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+SLIPS = (
+    Slip("whole-logits", "computes all logits at once: [N, V] is what ran out of memory; go chunk by chunk", _whole),
+    Slip(
+        "chunks-kept",
+        "goes in chunks, but autograd keeps the logits of every chunk until the backward:\nrecompute them there (torch.utils.checkpoint, or an autograd.Function)",
+        _chunked(recompute=False),
+        hint=3,
+    ),
+    Slip(
+        "last-chunk-dropped",
+        "drops the last, shorter chunk",
+        _chunked(starts=lambda n, s: list(range(0, n - s + 1, s)) or [0]),
+    ),
+    Slip(
+        "last-chunk-lost", "drops the last, shorter chunk", _chunked(starts=lambda n, s: list(range(0, n - s + 1, s)))
+    ),
+    Slip(
+        "labels-restart",
+        "every chunk is compared with the labels of the first chunk: cut labels as hidden is cut",
+        _chunked(label_start=lambda start: 0),
+    ),
+    Slip("logits", "gives the labels' logits: log p = logit - logsumexp over the vocabulary", _chunked(_logits)),
+    Slip(
+        "softmax-over-tokens",
+        "the softmax runs over the tokens of a chunk, so results depend on chunk_size; it runs over the vocabulary",
+        _chunked(_over_tokens),
+    ),
+    Slip(
+        "sign", "the sign is flipped: log-probabilities are never positive", _chunked(lambda h, w, y: -_chunk(h, w, y))
+    ),
+    Slip(
+        "surprisal",
+        "token_entropy is something else than -sum p log p over the vocabulary: the label's -log p is one draw of it",
+        lambda h, w, y, c: (lambda r: r | {"token_entropy": -r["log_probs"].detach()})(_chunked()(h, w, y, c)),
+    ),
+    Slip("entropy-sign", "the sign of token_entropy is flipped", _chunked(entropy=lambda h, w: -_entropy(h, w))),
+    Slip(
+        "no-graph",
+        "log_probs has no graph: no_grad belongs around the entropy only",
+        lambda h, w, y, c: {k: v.detach() for k, v in _whole(h, w, y, c).items()},
+    ),
+    Slip(
+        "weight-detached",
+        "the gradient of the weights is missing: weight was detached",
+        lambda h, w, y, c: _chunked()(h, w.detach(), y, c),
+    ),
+    Slip(
+        "bfloat16",
+        "computes the logits in bfloat16, 8 bits of mantissa: bring chunk and weights to float32 before the product",
+        _chunked(_half, lambda h, w: compute_entropy(h.detach() @ w.detach().T)),
+        hint=3,
+    ),
+    Slip(
+        "bfloat16-log-probs",
+        "computes the logits in bfloat16, 8 bits of mantissa: bring chunk and weights to float32 before the product",
+        _chunked(_half),
+        hint=3,
+    ),
+)
+
+
+def _view(case: Case, seen: Observation) -> Any:
+    value = seen.value
+    if not isinstance(value, dict) or any(not isinstance(value.get(key), torch.Tensor) for key in KEYS):
+        return Misshapen("returns something else than a dict with the tensors log_probs and token_entropy")
+    result: dict[str, Any] = {key: value[key].float() for key in KEYS}
+    if case.backward is not None:
+        result["gradients of hidden and weight"] = "none: log_probs has no graph" if seen.no_graph else list(seen.grads)
+    if case.measure and not seen.no_graph:
+        hidden, weight, _, chunk = case.args
+        allowed = 4 * chunk * len(weight)  # a few tensors of the size of one chunk's logits
+        large = seen.measured.get("largest", 0) > allowed
+        kept = seen.measured.get("kept", 0) > allowed
+        result["memory"] = TOO_LARGE if large else ALL_KEPT if kept else "in chunks"
+    return result
+
+
+def check(session: Session) -> Failure | None:
+    return compare(session, "chunked_log_probs", _cases(), _chunked(), SLIPS, view=_view)

@@ -1,0 +1,198 @@
+"""ex12: which samples expert iteration trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import Any
+
+from cs336_sft.exercises.compare import Misshapen, Slip, compare
+from cs336_sft.exercises.perform import Case, Observation
+from cs336_sft.exercises.report import Failure, Line, line
+from cs336_sft.exercises.runner import Session
+from cs336_sft.records import Generation, Graded, Problem
+
+# (question, sample, text, format_reward, answer_reward, lenient)
+_ALL = (
+    ("A", 0, "2+3=5 #### 5", 1.0, 1.0, 1.0),
+    ("A", 1, "it is 5", 0.0, 0.0, 1.0),
+    ("B", 0, "#### 9", 1.0, 0.0, 0.0),
+    ("A", 2, "2+3=5 #### 5", 1.0, 1.0, 1.0),
+    ("A", 3, "3+2=5 #### 5", 1.0, 1.0, 1.0),
+    ("B", 1, "4+4=8 #### 8", 1.0, 1.0, 1.0),
+    ("C", 0, "2+3=5 #### 5", 1.0, 1.0, 1.0),
+    ("A", 4, " 3+2=5 #### 5\n", 1.0, 1.0, 1.0),
+    ("B", 2, "8 ####", 0.0, 1.0, 1.0),
+    ("A", 5, "1+4=5 #### 5", 1.0, 1.0, 1.0),
+    ("B", 3, "2*4=8 #### 8", 1.0, 1.0, 1.0),
+    ("D", 0, "no idea", 0.0, 0.0, 0.0),
+)
+
+
+def _sample(question: str, sample: int, text: str, form: float, answer: float, lenient: float) -> Graded:
+    problem = Problem(f"question {question}", "#### 5", "5", id=f"made/{question}")
+    ids = tuple(ord(c) for c in text)
+    generation = Generation(problem.question, ids, text, "stop", sample=sample)
+    return Graded(problem, generation, form, answer, form * answer, lenient)
+
+
+def _samples(*indices: int) -> list[Graded]:
+    return [_sample(*_ALL[i]) for i in indices]
+
+
+def _cases() -> list[Case]:
+    return [
+        Case((_samples(0, 2),), label="a right sample of A and a wrong one of B"),
+        Case((_samples(0, 1, 8),), label="a right sample, and two without the format whose number is right"),
+        Case((_samples(0, 3),), label="two equal right samples of A"),
+        Case((_samples(4, 7),), label="two right samples of A that differ in blanks at their ends only"),
+        Case((_samples(0, 6),), label="the same right text for A and for C"),
+        Case((_samples(0, 4, 9), 2), label="three different right samples of A, per_question_cap=2"),
+        Case((_samples(0, 3, 4), 2), label="right samples of A: one, the same again, another; per_question_cap=2"),
+        Case((_samples(1, 0, 4), 2), label="a wrong and two right samples of A, per_question_cap=2"),
+        Case((_samples(0, 4, 5, 10), 1), label="two right samples of A, two of B, per_question_cap=1"),
+        Case((_samples(0, 5, 4, 10, 9), 2), label="right samples A B A B A, per_question_cap=2"),
+        Case(
+            (_samples(2, 11),),
+            label="no right sample at all",
+            why="no sample is right: the selection is empty, not an error",
+        ),
+        Case(([],), label="no samples", why="no samples: the selection is empty, not an error"),
+        Case((_samples(*range(len(_ALL))),), label="twelve samples of four questions"),
+        Case((_samples(*range(len(_ALL))), 1), label="the same, per_question_cap=1"),
+    ]
+
+
+def select_samples(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
+    """The reference."""
+    return _select()(graded, per_question_cap)
+
+
+def _select(
+    *,
+    keep: Callable[[Graded], bool] = lambda item: item.reward > 0,
+    identity: Callable[[Graded], Any] | None = lambda item: (item.problem.id, item.generation.text.strip()),
+    group: Callable[[Graded], Any] = lambda item: item.problem.id,
+    cap_first: str = "",
+    capped: bool = True,
+) -> Callable[..., list[Graded]]:
+    """The reference, or, with one part replaced, a slip. ``cap_first``: what the cap counts too soon."""
+
+    def select(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
+        taken: dict[Any, int] = {}
+        seen: set[Any] = set()
+        chosen = []
+        for item in graded:
+            full = capped and per_question_cap is not None and taken.get(group(item), 0) >= per_question_cap
+            right = keep(item)
+            new = identity is None or identity(item) not in seen
+            if full:
+                continue
+            if cap_first == "all" or (cap_first == "right" and right) or (right and new):
+                taken[group(item)] = taken.get(group(item), 0) + 1
+            if right and new:
+                if identity is not None:
+                    seen.add(identity(item))
+                chosen.append(item)
+        return chosen
+
+    return select
+
+
+def _keep_last(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
+    return list(reversed(select_samples(list(reversed(graded)), per_question_cap)))
+
+
+def _fallback(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
+    return select_samples(graded, per_question_cap) or list(graded)
+
+
+def _fails_on_zero(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
+    chosen = select_samples(graded, per_question_cap)
+    if not chosen:
+        raise ValueError("nothing")
+    return chosen
+
+
+def _by_question(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
+    return sorted(select_samples(graded, per_question_cap), key=lambda item: item.problem.id)
+
+
+def _consecutive(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
+    chosen = []
+    for _, group in groupby(graded, key=lambda item: item.problem.id):
+        chosen += select_samples(list(group), per_question_cap)
+    return chosen
+
+
+SLIPS = (
+    Slip("keeps-wrong", "keeps wrong samples: only those with reward 1 are correct", _select(keep=lambda item: True)),
+    Slip(
+        "keeps-formatted",
+        "keeps by format_reward: a well-formed wrong answer gets in",
+        _select(keep=lambda item: item.format_reward > 0),
+    ),
+    Slip(
+        "keeps-answer",
+        "keeps by answer_reward: a right number without the format gets in; ask for reward",
+        _select(keep=lambda item: item.answer_reward > 0),
+    ),
+    Slip(
+        "keeps-lenient",
+        "keeps by lenient: a right number without the format gets in; ask for reward",
+        _select(keep=lambda item: item.lenient > 0),
+    ),
+    Slip("inverted", "keeps the wrong samples and drops the right ones", _select(keep=lambda item: item.reward == 0)),
+    Slip("duplicates", "keeps duplicates: the same text of one question counts once", _select(identity=None)),
+    Slip(
+        "blanks",
+        "takes texts that differ in blanks at their ends for different ones: strip them",
+        _select(identity=lambda item: (item.problem.id, item.generation.text)),
+    ),
+    Slip(
+        "across-questions",
+        "drops a text that another question has too: duplicates are within one question",
+        _select(identity=lambda item: item.generation.text.strip()),
+    ),
+    Slip(
+        "one-a-question",
+        "keeps one sample a question: different right texts are all kept, up to the cap",
+        _select(identity=lambda item: item.problem.id),
+    ),
+    Slip("no-cap", "per_question_cap is not used", _select(capped=False)),
+    Slip("cap-before-filter", "the cap counts wrong samples too: filter first, then cap", _select(cap_first="all")),
+    Slip("cap-before-dedup", "the cap counts duplicates too: remove them first, then cap", _select(cap_first="right")),
+    Slip(
+        "cap-over-all", "the cap counts all questions together; it is for each question", _select(group=lambda item: 0)
+    ),
+    Slip("keeps-last", "keeps the last of several; the contract keeps the first", _keep_last),
+    Slip("grouped", "returns the samples grouped by question; the contract keeps their order", _by_question),
+    Slip("consecutive", "groups only neighbours: samples of one question need not stand together", _consecutive),
+    Slip("zero-correct-all", "trains on everything where no sample is right: then nothing is selected", _fallback),
+    Slip("zero-correct-fails", "fails where no sample is right: then the selection is empty", _fails_on_zero),
+)
+
+
+def _view(case: Case, seen: Observation) -> Any:
+    value, given = seen.value, case.args[0]
+    if not isinstance(value, (list, tuple)):
+        return Misshapen("select_samples returns something else than a list")
+    if any(item not in given for item in value):
+        return Misshapen("select_samples returns something that is none of the given samples")
+    return [given.index(item) for item in value]
+
+
+def _lines(case: Case, expected: Any, yours: Any) -> list[Line]:
+    lines = [line("sample  question  reward  expected  yours  text")]
+    for i, item in enumerate(case.args[0]):
+        want, has = ("kept" if i in chosen else "-" for chosen in (expected, yours))
+        style = "bad" if want != has else ""
+        question, reward = item.problem.question[-1], item.reward
+        lines.append(line(f"{i:<8}{question:<10}{reward:<8g}{want:<10}{has:<7}{item.generation.text!r}", style))
+    if sorted(expected) == sorted(yours):
+        lines.append(line(f"the order differs: expected {expected}, yours {yours}", "bad"))
+    return lines
+
+
+def check(session: Session) -> Failure | None:
+    return compare(session, "select_samples", _cases(), select_samples, SLIPS, view=_view, show=_lines)

@@ -1,0 +1,169 @@
+"""ex13: a training run with planted faults.
+
+A tiny random model is trained for a few steps by the learner's ``train`` and by ours with every subset of the
+faults; equal weights say which faults are still in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+
+from cs336_sft.exercises.compare import Misshapen, Slip, crash_failure, same, shown
+from cs336_sft.exercises.objects import model_spec
+from cs336_sft.exercises.perform import Case, Observation
+from cs336_sft.exercises.report import Failure, Line, line
+from cs336_sft.exercises.runner import Session, observe_here
+from cs336_sft.records import Example
+
+EOS = 0
+# Fault -> its symptom, which says where to look without saying what to write.
+FAULTS = {
+    "mask-unshifted": "the first token of every response is never learned: look at what the mask marks",
+    "eos-masked": "end-of-text never gets a gradient, so the model never stops: look at which labels are left out",
+    "no-zero-grad": "the step grows from step to step though the loss falls: look at what is left in .grad",
+    "mean-of-means": "tokens in short microbatches weigh more: look at the divisor of the loss",
+    "step-per-microbatch": "there are more updates than steps: look at where optimizer.step() stands",
+    "last-batch-lost": "the last examples are never seen: look at the range of the loop over batches",
+}
+EXTRA = {
+    "padding-learned": "padding is learned: a position after the end of a response is no target",
+    "prompt-learned": "the prompt is learned: only the response is a target",
+    "no-clipping": "gradients are no longer clipped to norm 1 before the update: the clipping was right, keep it",
+    "clip-per-microbatch": "gradients are clipped after each microbatch: clip once, when the step's gradient is complete",
+}
+
+
+def reference(
+    model: Any,
+    examples: Sequence[Example],
+    pad_id: int,
+    *,
+    epochs: int,
+    batch_size: int,
+    microbatch_size: int,
+    learning_rate: float,
+    faults: frozenset[str] = frozenset(),
+) -> list[float]:
+    """Plain SGD, token-weighted, with the given faults."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    parameters = list(model.parameters())
+    losses = []
+    end = len(examples) - (batch_size if "last-batch-lost" in faults else 0)
+    for _ in range(epochs):
+        for start in range(0, end, batch_size):
+            batch = examples[start : start + batch_size]
+            parts = [
+                _batch(batch[i : i + microbatch_size], pad_id, faults) for i in range(0, len(batch), microbatch_size)
+            ]
+            total = sum(mask.sum() for _, _, mask in parts)
+            step_loss = 0.0
+            if "no-zero-grad" not in faults:
+                optimizer.zero_grad()
+            for input_ids, labels, mask in parts:
+                log_p = torch.log_softmax(model(input_ids).logits, dim=-1)
+                log_p = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+                loss = -(log_p * mask).sum() / (mask.sum() if "mean-of-means" in faults else total)
+                loss.backward()
+                step_loss += loss.item()
+                if faults & {"step-per-microbatch", "clip-per-microbatch"}:
+                    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                if "step-per-microbatch" in faults:
+                    optimizer.step()
+            if not faults & {"step-per-microbatch", "clip-per-microbatch", "no-clipping"}:
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            if "step-per-microbatch" not in faults:
+                optimizer.step()
+            losses.append(step_loss)
+    return losses
+
+
+def _batch(examples: Sequence[Example], pad_id: int, faults: frozenset[str]) -> tuple[torch.Tensor, ...]:
+    width = max(map(len, examples))
+    rows, masks = [], []
+    for example in examples:
+        fill = width - len(example)
+        rows.append([*example.prompt_ids, *example.response_ids, *[pad_id] * fill])
+        prompt = ["prompt-learned" in faults] * len(example.prompt_ids)
+        masks.append([*prompt, *[True] * len(example.response_ids), *["padding-learned" in faults] * fill])
+    ids, mask = torch.tensor(rows), torch.tensor(masks)
+    labels = ids[:, 1:]
+    mask = mask[:, :-1] if "mask-unshifted" in faults else mask[:, 1:]
+    if "eos-masked" in faults:
+        mask = mask & (labels != pad_id)
+    return ids[:, :-1], labels, mask
+
+
+def _case() -> Case:
+    generator = torch.Generator().manual_seed(13)
+    examples = []
+    for i in range(7):  # 7 examples in batches of 4: the last batch is smaller
+        prompt = torch.randint(1, 8, (2 + i % 3,), generator=generator).tolist()
+        response = torch.randint(1, 8, (2 + (5 * i) % 7,), generator=generator).tolist()
+        examples.append(Example(tuple(prompt), (*response, EOS)))
+    return Case(
+        (model_spec(8, seed=13, scale=3.0), examples, EOS),
+        {"epochs": 2, "batch_size": 4, "microbatch_size": 2, "learning_rate": 0.2},
+        label="7 examples, batches of 4 in microbatches of 2, 2 epochs; padding and end-of-text are both id 0",
+    )
+
+
+def _trained(seen: Observation) -> Any:
+    if not isinstance(seen.value, (list, tuple)):
+        return Misshapen("train returns something else than the list of its steps' losses")
+    return {"losses": [float(x) for x in seen.value if isinstance(x, (int, float))], "weights": list(seen.weights)}
+
+
+def _with(faults: frozenset[str], case: Case) -> Any:
+    return _trained(observe_here(lambda *args, **kwargs: reference(*args, **kwargs, faults=faults), case))
+
+
+def _explain(yours: Any, case: Case) -> frozenset[str] | None:
+    """The smallest set of faults that trains to the learner's weights."""
+    sets = [frozenset(c) for n in range(1, len(FAULTS) + 1) for c in combinations(FAULTS, n)]
+    singles = [frozenset({name}) for name in EXTRA]
+    pairs = [frozenset({a, b}) for a in EXTRA for b in FAULTS]
+    for faults in singles + sets + pairs:
+        if same(_with(faults, case)["weights"], yours["weights"]):
+            return faults
+    return None
+
+
+def check(session: Session) -> Failure | None:
+    case = _case()
+    seen = session.observe("train", case)
+    if seen.crash:
+        return crash_failure("train", seen.crash, case)
+    yours, right = _trained(seen), _with(frozenset(), case)
+    if isinstance(yours, Misshapen):
+        return Failure("wrong", yours.problem)
+    if same(right, yours):
+        return None
+    detail: list[Line] = [
+        line(f"the case: {case.label}"),
+        line(f"losses of the right run  {shown([round(x, 4) for x in right['losses']])}", "good"),
+        line(f"losses of your run       {shown([round(x, 4) for x in yours['losses']])}", "bad"),
+    ]
+    if same(right["weights"], yours["weights"]):
+        return Failure(
+            "wrong",
+            "the weights come out right, the returned losses do not: one a step, the step's mean negative\n"
+            "log-likelihood of a target token",
+            tuple(detail),
+            slip="losses-reported",
+        )
+    faults = _explain(yours, case)
+    if faults is None:
+        message = "the run ends with other weights than the contract's, and no planted fault explains it alone"
+        return Failure("wrong", message, tuple(detail), hint=1)
+    symptoms = [(FAULTS | EXTRA)[name] for name in (*FAULTS, *EXTRA) if name in faults]
+    head = "one fault is left" if len(faults) == 1 else f"{len(faults)} faults are left"
+    message = "\n".join([f"{head}:", *(f"- {symptom}" for symptom in symptoms)])
+    # The names say what to write; with several left they stay hidden.
+    return Failure("wrong", message, tuple(detail), slip=next(iter(faults)) if len(faults) == 1 else "", hint=2)
+
+
+SLIPS = tuple(Slip(name, text) for name, text in (FAULTS | EXTRA).items())

@@ -1,0 +1,101 @@
+"""The exercises: what each is called, asks for and hints at. Light to import; the checks are in ``checks``."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from cs336_sft.errors import ConfigError
+from cs336_sft.exercises.hints import HINTS
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """One exercise.
+
+    Attributes:
+        number: ``"ex03"``.
+        name: ``"masked_normalize"``; the file is ``ex03_masked_normalize.py``.
+        topic: the group it belongs to.
+        functions: what the learner writes.
+        difficulty: 1 (a line or two) to 5.
+        minutes: about how long it takes.
+        notebook: the notebook that teaches it.
+    """
+
+    number: str
+    name: str
+    topic: str
+    functions: tuple[str, ...]
+    difficulty: int
+    minutes: int
+    notebook: str
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.number}_{self.name}.py"
+
+    @property
+    def title(self) -> str:
+        return f"{self.number} {self.name}"
+
+    @property
+    def hints(self) -> tuple[str, str, str]:
+        """Three steps: where to look, what to do, nearly the code."""
+        return HINTS[self.number]
+
+
+EXERCISES = (
+    Exercise("ex01", "token_lengths", "data", ("token_lengths", "length_percentiles"), 1, 15, "01_token_lengths"),
+    Exercise("ex02", "tokenize_prompt_and_output", "data", ("tokenize_prompt_and_output",), 3, 30, "02_masked_loss"),
+    Exercise("ex03", "masked_normalize", "loss", ("masked_normalize",), 1, 10, "02_masked_loss"),
+    Exercise("ex04", "sft_microbatch_train_step", "loss", ("sft_microbatch_train_step",), 2, 20, "02_masked_loss"),
+    Exercise("ex05", "compute_entropy", "log-probabilities", ("compute_entropy",), 2, 15, "04_first_sft_run"),
+    Exercise(
+        "ex06", "get_response_log_probs", "log-probabilities", ("get_response_log_probs",), 2, 20, "02_masked_loss"
+    ),
+    Exercise("ex07", "grade_gsm8k", "grading", ("gsm8k_reward_fn",), 4, 45, "03_grader"),
+    Exercise("ex08", "generation_metrics", "grading", ("compute_metrics",), 2, 15, "04_first_sft_run"),
+    Exercise("ex09", "append_eos", "data", ("tokenize_prompt_and_output",), 3, 20, "02_masked_loss"),
+    Exercise(
+        "ex10",
+        "gradient_accumulation",
+        "loss",
+        ("token_weighted_loss", "accumulate_gradients"),
+        3,
+        25,
+        "02_masked_loss",
+    ),
+    Exercise("ex11", "chunked_log_probs", "log-probabilities", ("chunked_log_probs",), 4, 45, "02_masked_loss"),
+    Exercise("ex12", "expert_iteration_select", "expert iteration", ("select_samples",), 2, 20, "03_grader"),
+    Exercise("ex13", "debug_a_run", "training", ("train",), 5, 60, "04_first_sft_run"),
+)
+
+
+def find_exercise(name: str) -> Exercise:
+    """The exercise called ``ex03``, ``3``, ``masked_normalize`` or ``ex03_masked_normalize`` (``.py`` allowed).
+
+    Raises:
+        ConfigError: there is none.
+
+    >>> find_exercise("3") == find_exercise("ex03_masked_normalize.py") == find_exercise("masked_normalize")
+    True
+    """
+    asked = name.strip().lower().removesuffix(".py")
+    if asked.isdigit():
+        asked = f"ex{int(asked):02}"
+    for exercise in EXERCISES:
+        if asked in (exercise.number, exercise.name, exercise.file_name.removesuffix(".py")):
+            return exercise
+    close = difflib.get_close_matches(asked, [e.number for e in EXERCISES] + [e.name for e in EXERCISES], n=1)
+    remedy = f"did you mean {close[0]}" if close else "give one of ex01 to ex13"
+    raise ConfigError(f"no exercise is called {name!r}", remedy)
+
+
+def exercises_of_function(name: str) -> list[Exercise]:
+    """The exercises that ask for a function of this name.
+
+    >>> [exercise.number for exercise in exercises_of_function("tokenize_prompt_and_output")]
+    ['ex02', 'ex09']
+    """
+    return [exercise for exercise in EXERCISES if name in exercise.functions]

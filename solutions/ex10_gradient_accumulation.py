@@ -1,0 +1,21 @@
+"""ex10, solved plainly. The task and its contract are in exercises/ex10_gradient_accumulation.py."""
+
+from __future__ import annotations
+
+import torch
+
+
+def token_weighted_loss(log_probs: torch.Tensor, response_mask: torch.Tensor, total_target_tokens: int) -> torch.Tensor:
+    """One microbatch's share of the step's loss."""
+    return -torch.where(response_mask, log_probs, 0.0).sum() / total_target_tokens
+
+
+def accumulate_gradients(microbatches: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Backward over all microbatches of one step; returns the step's loss."""
+    total = sum(int(mask.sum()) for _, mask in microbatches)
+    step_loss = 0.0
+    for log_probs, mask in microbatches:
+        loss = token_weighted_loss(log_probs, mask, total)
+        loss.backward()
+        step_loss += loss.item()
+    return step_loss

@@ -1,0 +1,21 @@
+"""Slip: lengths in characters.
+
+Expected message: counts characters
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cs336_sft.lengths import LengthTable
+
+
+def token_lengths(problems, template, tokenizer):
+    return LengthTable(tuple(len(template.prompt(p)) for p in problems), tuple(len(p.answer) for p in problems))
+
+
+def length_percentiles(table):
+    out = {}
+    for name in ("prompt", "answer", "total"):
+        out[name] = {str(p): float(np.percentile(getattr(table, name), p)) for p in (50, 90, 95, 99, 99.5)}
+    return out

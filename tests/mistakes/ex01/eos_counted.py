@@ -1,0 +1,23 @@
+"""Slip: an end-of-text token counted.
+
+Expected message: counts one more token for each answer
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cs336_sft.lengths import LengthTable
+
+
+def token_lengths(problems, template, tokenizer):
+    prompts = [tokenizer.encode(template.prompt(p), add_special_tokens=False) for p in problems]
+    answers = [tokenizer.encode(p.answer, add_special_tokens=False) for p in problems]
+    return LengthTable(tuple(len(x) for x in prompts), tuple(len(x) + 1 for x in answers))
+
+
+def length_percentiles(table):
+    out = {}
+    for name in ("prompt", "answer", "total"):
+        out[name] = {str(p): float(np.percentile(getattr(table, name), p)) for p in (50, 90, 95, 99, 99.5)}
+    return out

@@ -1,0 +1,23 @@
+"""Slip: percent read as fractions.
+
+Expected message: reads 50 as the fraction 0.5 %
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cs336_sft.lengths import LengthTable
+
+
+def token_lengths(problems, template, tokenizer):
+    prompts = [tokenizer.encode(template.prompt(p), add_special_tokens=False) for p in problems]
+    answers = [tokenizer.encode(p.answer, add_special_tokens=False) for p in problems]
+    return LengthTable(tuple(len(x) for x in prompts), tuple(len(x) for x in answers))
+
+
+def length_percentiles(table):
+    out = {}
+    for name in ("prompt", "answer", "total"):
+        out[name] = {str(p): float(np.quantile(getattr(table, name), p / 100 / 100)) for p in (50, 90, 95, 99, 99.5)}
+    return out

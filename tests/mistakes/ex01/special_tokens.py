@@ -1,0 +1,23 @@
+"""Slip: the tokenizer's special tokens counted.
+
+Expected message: counts the <bos> that this tokenizer adds
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cs336_sft.lengths import LengthTable
+
+
+def token_lengths(problems, template, tokenizer):
+    prompts = [tokenizer.encode(template.prompt(p)) for p in problems]
+    answers = [tokenizer.encode(p.answer) for p in problems]
+    return LengthTable(tuple(len(x) for x in prompts), tuple(len(x) for x in answers))
+
+
+def length_percentiles(table):
+    out = {}
+    for name in ("prompt", "answer", "total"):
+        out[name] = {str(p): float(np.percentile(getattr(table, name), p)) for p in (50, 90, 95, 99, 99.5)}
+    return out

@@ -1,0 +1,15 @@
+"""Slip: backward before the division.
+
+Expected message: backward runs before the division
+"""
+
+from __future__ import annotations
+
+
+def sft_microbatch_train_step(policy_log_probs, response_mask, gradient_accumulation_steps, normalize_constant=1.0):
+    mask = response_mask.float()
+    nll = -(policy_log_probs * mask).sum(dim=1) / normalize_constant
+    loss = nll.mean()
+    loss.backward()
+    loss = loss / gradient_accumulation_steps
+    return loss.detach(), {"tokens": mask.sum()}

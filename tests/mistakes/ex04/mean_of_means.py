@@ -1,0 +1,14 @@
+"""Slip: mean of each row's mean.
+
+Expected message: averages each row over its own tokens first
+"""
+
+from __future__ import annotations
+
+
+def sft_microbatch_train_step(policy_log_probs, response_mask, gradient_accumulation_steps, normalize_constant=1.0):
+    mask = response_mask.float()
+    nll = -(policy_log_probs * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1) / normalize_constant
+    loss = nll.mean() / gradient_accumulation_steps
+    loss.backward()
+    return loss.detach(), {"tokens": mask.sum()}

@@ -1,0 +1,14 @@
+"""Slip: normalize_constant forgotten.
+
+Expected message: normalize_constant is not used
+"""
+
+from __future__ import annotations
+
+
+def sft_microbatch_train_step(policy_log_probs, response_mask, gradient_accumulation_steps, normalize_constant=1.0):
+    mask = response_mask.float()
+    nll = -(policy_log_probs * mask).sum(dim=1)
+    loss = nll.mean() / gradient_accumulation_steps
+    loss.backward()
+    return loss.detach(), {"tokens": mask.sum()}

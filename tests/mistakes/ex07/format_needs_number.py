@@ -1,0 +1,26 @@
+"""Slip: format only for numbers.
+
+Expected message: format_reward is 0 for an unreadable answer
+"""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+
+def gsm8k_reward_fn(response, ground_truth, fast=True):
+    response = re.split(r"^Question:", response, flags=re.M)[0]
+    if "####" not in response:
+        return {"format_reward": 0.0, "answer_reward": 0.0, "reward": 0.0}
+    answer = response.split("####")[-1].split("\n")[0].strip()
+    format_reward = 1.0 if re.search(r"\d", answer) else 0.0
+    numbers = re.findall(r"[-+]?[\d,]*\d(?:\.\d+)?", answer)
+    answer_reward = 0.0
+    if len(numbers) == 1 and equal(numbers[0], ground_truth):
+        answer_reward = 1.0
+    return {"format_reward": format_reward, "answer_reward": answer_reward, "reward": format_reward * answer_reward}
+
+
+def equal(a, b):
+    return Fraction(a.replace(",", "")) == Fraction(b.replace(",", ""))

@@ -1,0 +1,18 @@
+"""Slip: the longest ones taken for truncated.
+
+Expected message: takes the longest generations for truncated ones
+"""
+
+from __future__ import annotations
+
+
+def compute_metrics(graded):
+    n = len(graded)
+    generations = [g.generation for g in graded]
+    lengths = [len(g.token_ids) for g in generations]
+    return {
+        "accuracy": sum(g.reward for g in graded) / n,
+        "format_accuracy": sum(g.format_reward for g in graded) / n,
+        "trunc_rate": sum(length == max(lengths) for length in lengths) / n,
+        "avg_gen_len": sum(lengths) / n,
+    }

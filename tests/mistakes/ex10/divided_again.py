@@ -1,0 +1,24 @@
+"""Slip: divided by the accumulation steps too.
+
+Expected message: divides by the number of microbatches too
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def token_weighted_loss(log_probs, response_mask, total_target_tokens):
+    return -(log_probs * response_mask).sum() / total_target_tokens
+
+
+def accumulate_gradients(microbatches):
+    total = 0
+    for _, mask in microbatches:
+        total += int(mask.sum())
+    losses = []
+    for log_probs, mask in microbatches:
+        loss = token_weighted_loss(log_probs, mask, total) / len(microbatches)
+        loss.backward()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).sum())

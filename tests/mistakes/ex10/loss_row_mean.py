@@ -1,0 +1,24 @@
+"""Slip: a mean over rows.
+
+Expected message: averages over rows as the handout's loss does
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def token_weighted_loss(log_probs, response_mask, total_target_tokens):
+    return -(log_probs * response_mask).sum(dim=-1).mean() / total_target_tokens
+
+
+def accumulate_gradients(microbatches):
+    total = 0
+    for _, mask in microbatches:
+        total += int(mask.sum())
+    losses = []
+    for log_probs, mask in microbatches:
+        loss = token_weighted_loss(log_probs, mask, total)
+        loss.backward()
+        losses.append(loss.detach())
+    return float(torch.stack(losses).sum())

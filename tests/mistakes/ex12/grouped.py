@@ -1,0 +1,19 @@
+"""Slip: grouped by question.
+
+Expected message: returns the samples grouped by question
+"""
+
+from __future__ import annotations
+
+
+def select_samples(graded, per_question_cap=None):
+    groups = {}
+    for index, item in enumerate(graded):
+        if item.reward != 1.0:
+            continue
+        group = groups.setdefault(item.problem.id, {})
+        group.setdefault(item.generation.text.strip(), index)
+    chosen = []
+    for group in groups.values():
+        chosen += list(group.values())[:per_question_cap]
+    return [graded[i] for i in chosen]

@@ -1,0 +1,17 @@
+"""Slip: no filter.
+
+Expected message: keeps wrong samples
+"""
+
+from __future__ import annotations
+
+
+def select_samples(graded, per_question_cap=None):
+    groups = {}
+    for index, item in enumerate(graded):
+        group = groups.setdefault(item.problem.id, {})
+        group.setdefault(item.generation.text.strip(), index)
+    chosen = []
+    for group in groups.values():
+        chosen += list(group.values())[:per_question_cap]
+    return [graded[i] for i in sorted(chosen)]
