@@ -91,9 +91,9 @@ def run(args: argparse.Namespace) -> None:
     estimate = estimate_memory(shape, setup)
     result = estimate.as_dict() | {"parameters": shape.parameters} | result
     if args.measure:
-        from cs336_sft.memory_measurement import measure_step
+        from cs336_sft.memory_measurement import measure_memory
 
-        measurement = measure_step(_random_model(shape, setup), setup)
+        measurement = measure_memory(_random_model(shape, setup), setup)
         result["measurement"] = measurement.as_dict()
     if args.json:
         common.print_json(result)
