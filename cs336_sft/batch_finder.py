@@ -1,6 +1,6 @@
 """The largest micro-batch that fits: tried out, not guessed.
 
-Each trial is a complete training step (``memory_measurement.measure_memory``). On a GPU a trial that does not fit raises
+Each trial is a complete step (``memory_measurement.measure_memory``). On a GPU a trial that does not fit raises
 an out-of-memory error, which is caught and cleaned up after; on the CPU the tracker's count is held against a budget,
 so that nobody's laptop has to swap. Memory grows with the batch, so sizes are doubled until one fails, and the rest is
 a search by halves between the largest that fitted and the smallest that did not.
