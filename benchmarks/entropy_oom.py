@@ -24,7 +24,7 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -35,10 +35,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without installation
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 
+from cs336_sft.head_methods import notes_line_by_line  # noqa: E402
 from cs336_sft.memory import StepSetup, estimate_memory, format_bytes  # noqa: E402
-from cs336_sft.memory_measurement import build_model, loss_and_entropy, measure_step, measured  # noqa: E402
+from cs336_sft.memory_measurement import build_model, loss_and_entropy, measure_memory, measured  # noqa: E402
 from cs336_sft.memory_tracker import MemoryLimitError  # noqa: E402
 from cs336_sft.model_shape import ModelShape, known_shape  # noqa: E402
 
@@ -49,32 +49,6 @@ SETTINGS = {  # logits dtype of the head, whether to upcast, whether the bfloat1
     "bfloat16, upcast, bfloat16 kept": (torch.bfloat16, True, True),
     "bfloat16 throughout": (torch.bfloat16, False, False),
 }
-Mark = Callable[[str], None]
-
-
-def notes_in_steps(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, mark: Mark, *, upcast: bool, keep: bool
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """The notes' version line by line; ``mark(name)`` is called before each line with what it is about to make."""
-    mark("logits")
-    raw = F.linear(hidden, weight)  # [N, V]
-    mark("logits in float32")
-    logits = raw.float() if upcast else raw
-    if not keep:
-        del raw
-    mark("log-softmax for the loss")
-    log_probs = torch.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    with torch.no_grad():
-        mark("probs")
-        probs = torch.softmax(logits, dim=-1)
-        mark("log_probs")
-        log_softmax = torch.log_softmax(logits, dim=-1)
-        mark("probs * log_probs")
-        product = probs * log_softmax
-        mark("sum")
-        entropy = -product.sum(dim=-1)
-    mark("end of the function")
-    return log_probs, entropy
 
 
 def capped_part(shape: ModelShape, setup: StepSetup, device: torch.device, cap: int) -> dict[str, Any]:
@@ -117,7 +91,7 @@ def capped_part(shape: ModelShape, setup: StepSetup, device: torch.device, cap: 
                 mark("layers")
                 hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
                 head = model.get_output_embeddings().weight
-                log_probs, entropy = notes_in_steps(hidden, head, labels.flatten(), mark, upcast=True, keep=False)
+                log_probs, entropy = notes_line_by_line(hidden, head, labels.flatten(), mark)
                 mark("backward")
                 (-log_probs.mean()).backward()
                 result: dict[str, Any] = {"survived": True, "peak": meter.peak}
@@ -157,16 +131,19 @@ def allocations_part(shape: ModelShape, setup: StepSetup, device: torch.device) 
             def mark(name: str, moments: list = moments, start: int = start, meter: Any = meter) -> None:
                 moments.append({"before": name, "live": meter.live - start, "peak": meter.peak - start})
 
-            synchronize(device)
-            began = time.perf_counter()
-            meter.reset_peak()
-            log_probs, entropy = notes_in_steps(hidden, weight, labels, mark, upcast=upcast, keep=keep)
-            mark("backward")
-            meter.reset_peak()
-            (-log_probs.float().mean()).backward()
-            mark("after the backward")
-            synchronize(device)
-            seconds = time.perf_counter() - began
+            for _ in range(2):  # the first time loads kernels: its seconds say nothing
+                hidden.grad = weight.grad = log_probs = entropy = None
+                moments.clear()
+                synchronize(device)
+                began = time.perf_counter()
+                meter.reset_peak()
+                log_probs, entropy = notes_line_by_line(hidden, weight, labels, mark, upcast=upcast, keep=keep)
+                mark("backward")
+                meter.reset_peak()
+                (-log_probs.float().mean()).backward()
+                mark("after the backward")
+                synchronize(device)
+                seconds = time.perf_counter() - began
         del log_probs, entropy, hidden, weight, labels
         free(device)
         peak = max(moment["peak"] for moment in moments)
@@ -186,6 +163,7 @@ def estimates_part(shape: ModelShape, setup: StepSetup, device: torch.device) ->
         replace(setup, method="notes"),
         replace(setup, method="log_softmax"),
         replace(setup, method="logsumexp"),
+        replace(setup, method="chunked"),
         setup,
         replace(setup, checkpointing=False),
         replace(setup, precision="mixed"),
@@ -197,7 +175,7 @@ def estimates_part(shape: ModelShape, setup: StepSetup, device: torch.device) ->
         row: dict[str, Any] = {"setup": asdict(one), "estimate": estimate.as_dict(), "measurement": None}
         began = time.perf_counter()
         try:
-            row["measurement"] = measure_step(build_model(shape, one, device), one).as_dict()
+            row["measurement"] = measure_memory(build_model(shape, one, device), one).as_dict()
         except torch.OutOfMemoryError as error:
             row["error"] = first_sentences(error)
         row["seconds"] = time.perf_counter() - began
@@ -210,7 +188,6 @@ def estimates_part(shape: ModelShape, setup: StepSetup, device: torch.device) ->
 def memory_capped(device: torch.device, cap: int) -> Iterator[Any]:
     """A meter under a cap of ``cap`` bytes: on a GPU the caching allocator may reserve no more than that."""
     if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)  # the cap wants a number
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(cap / total, 1.0), device)
     try:
@@ -258,14 +235,19 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="a small model, on the CPU unless there is a GPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--cap-gb", type=float, default=44.0, help="in 1e9 bytes")
+    parser.add_argument(
+        "--fix", choices=["one_pass", "chunked"], default="one_pass", help="train_sft's, or a plain one"
+    )
     parser.add_argument("--parts", nargs="+", default=["capped", "allocations", "estimates"])
     args = parser.parse_args()
 
     device = torch.device(args.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # the cap is set for a device with a number
     shape = SMALL if args.small else known_shape("Qwen/Qwen2.5-1.5B")
     # 1,024 tokens a sequence make 1,023 pairs of input and label.
-    setup = StepSetup(4 if args.small else 12, 127 if args.small else 1023, "bf16", "chunked", checkpointing=True)
-    setup = replace(setup, chunk=64 if args.small else 1024)
+    batch, length, chunk = (4, 127, 64) if args.small else (12, 1023, 1024)
+    setup = StepSetup(batch, length, "bf16", args.fix, chunk, checkpointing=True, device=device.type)
     cap = round(args.cap_gb * 1e9)
     if args.small:  # as at full size, above the notes' own sum and below what its version really takes
         noted = estimate_memory(shape, replace(setup, method="notes", accumulating=True)).peak

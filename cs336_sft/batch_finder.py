@@ -1,6 +1,6 @@
 """The largest micro-batch that fits: tried out, not guessed.
 
-Each trial is a complete training step (``memory_measurement.measure_step``). On a GPU a trial that does not fit raises
+Each trial is a complete step (``memory_measurement.measure_memory``). On a GPU a trial that does not fit raises
 an out-of-memory error, which is caught and cleaned up after; on the CPU the tracker's count is held against a budget,
 so that nobody's laptop has to swap. Memory grows with the batch, so sizes are doubled until one fails, and the rest is
 a search by halves between the largest that fitted and the smallest that did not.
@@ -16,7 +16,7 @@ import torch
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.memory import StepSetup, format_bytes
-from cs336_sft.memory_measurement import measure_step
+from cs336_sft.memory_measurement import measure_memory
 from cs336_sft.memory_tracker import MemoryLimitError
 
 
@@ -115,7 +115,7 @@ def report(search: BatchSearch) -> str:
 def _try(model: torch.nn.Module, setup: StepSetup, budget: int) -> Trial:
     peak = None
     try:
-        peak = measure_step(model, setup, limit=budget).peak
+        peak = measure_memory(model, setup, limit=budget).peak
     except (torch.OutOfMemoryError, MemoryLimitError):
         pass  # leave the except block before cleaning up: the error holds the frames, and they the tensors
     if peak is None:

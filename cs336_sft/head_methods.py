@@ -28,12 +28,47 @@ def notes(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> R
     >>> log_probs.exp(), entropy
     (tensor([0.5000, 0.7500]), tensor([0.6931, 0.5623]))
     """
-    logits = F.linear(hidden, weight).float()  # [N, V]
+    return notes_line_by_line(hidden, weight, labels, lambda line: None)
+
+
+def notes_line_by_line(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    labels: torch.Tensor,
+    mark: Callable[[str], None],
+    *,
+    upcast: bool = True,
+    keep: bool = False,
+) -> Result:
+    """``notes``, calling ``mark`` before each line with the name of what it is about to make.
+
+    Args:
+        mark: looks at the memory, say; called last with ``"end"``, while everything is still alive.
+        upcast: bring logits in half precision to float32.
+        keep: keep the logits in half precision beside them, as a model's output object does that is still referred to.
+
+    >>> lines = []
+    >>> _ = notes_line_by_line(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), lines.append)
+    >>> lines
+    ['logits', 'logits.float()', 'log-softmax of the loss', 'probs', 'log_probs', 'probs * log_probs', 'end']
+    """
+    mark("logits")
+    raw = F.linear(hidden, weight)  # [N, V]
+    mark("logits.float()")
+    logits = raw.float() if upcast else raw
+    if not keep:
+        del raw
+    mark("log-softmax of the loss")
     log_probs = torch.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)  # kept for the backward
     with torch.no_grad():
+        mark("probs")
         probs = torch.softmax(logits, dim=-1)  # [N, V]
+        mark("log_probs")
         log_softmax = torch.log_softmax(logits, dim=-1)  # [N, V]
-        entropy = -(probs * log_softmax).sum(dim=-1)  # and the product, [N, V]
+        mark("probs * log_probs")
+        product = probs * log_softmax  # [N, V]
+        mark("end")
+        entropy = -product.sum(dim=-1)
     return log_probs, entropy
 
 

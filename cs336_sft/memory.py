@@ -228,14 +228,19 @@ def _head_bytes(shape: ModelShape, setup: StepSetup, copy: int, trains: bool) ->
         chunk, size = _ONE_PASS_KERNEL if kernel else _ONE_PASS_GPU if setup.device == "cuda" else _ONE_PASS_CPU
         rows = min(n, chunk)
         logits = size * rows * vocab
-        # A chunk's gradient in half precision for the products; a CPU widens 8,192 columns at a time for them.
-        narrow = 2 * rows * vocab + 4 * min(vocab, 8192) * (shape.hidden + rows) if act == 2 and not kernel else 0
+        peak = logits
+        if not kernel:
+            # Half-precision operands want the gradient so too; a CPU widens 8,192 columns at a time for their products.
+            narrow, scratch = (2, 4 * min(vocab, 8192) * (shape.hidden + rows)) if act == 2 else (0, 0)
+            # The loop's name for a chunk's gradient holds it until the next one is there.
+            before = act * (n > rows)
+            peak = max((size + narrow + before) * rows * vocab, (4 + act) * rows * vocab + scratch)
         sums = 4 * of_weight + act * of_hidden  # the gradients, over the chunks
         wide = 4 if setup.precision != "bf16" else 2
         cast = (2 * of_weight if setup.precision == "bf16" else 0) + (wide * of_hidden if wide != act else 0)
         operands = copy + (act * of_hidden if setup.precision == "mixed" else 0)
         done = wide * (of_weight + of_hidden)
-        return _HeadBytes(operands + sums + max(logits + narrow, cast), done, done, 0, logits, inside=False)
+        return _HeadBytes(operands + sums + max(peak, cast), done, done, 0, logits, inside=False)
     rows = min(n, setup.chunk) if setup.method == "chunked" else n
     forward, backward = (4 * rows * vocab * copies for copies in _LOGITS_COPIES[setup.method])
     gradients = act * (of_hidden + of_weight)

@@ -128,7 +128,7 @@ def build_model(shape: ModelShape, setup: StepSetup, device: str | torch.device 
         return AutoModelForCausalLM.from_config(config, dtype=_dtype(setup))
 
 
-def measure_step(
+def measure_memory(
     model: torch.nn.Module, setup: StepSetup, *, seed: int = 0, limit: int | None = None
 ) -> MemoryMeasurement:
     """One training step on random tokens, with AdamW, on the device that the model is on.

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.memory import ADAPTERS, METHODS, PRECISIONS, StepSetup, estimate_memory
-from cs336_sft.memory_measurement import build_model, measure_step
+from cs336_sft.memory_measurement import build_model, measure_memory
 from cs336_sft.model_shape import KNOWN_SHAPES, ModelShape, known_shape, shape_from_config, shape_of
 
 SHAPES = {
@@ -80,7 +82,7 @@ def test_shape_of_a_folder_is_that_of_its_model(tmp_path) -> None:
 
 def measure(shape: ModelShape, setup: StepSetup):
     torch.manual_seed(0)
-    return measure_step(build_model(shape, setup), setup)
+    return measure_memory(build_model(shape, setup), setup)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -90,14 +92,14 @@ def test_estimate_meets_the_measurement(name, precision, checkpointing) -> None:
     """Weights, gradients and states exactly; the peak within 5 %, whichever moment it is at."""
     shape = SHAPES[name]
     for method in METHODS:
-        setup = StepSetup(4, 64, precision, method, chunk=64, checkpointing=checkpointing)
-        for accumulating in (False, True) if method in ("notes", "chunked") else (False,):
+        setup = StepSetup(4, 64, precision, method, 64, checkpointing=checkpointing, device="cpu")
+        for accumulating in (False, True) if method in ("notes", "one_pass") else (False,):
             setup = replace(setup, accumulating=accumulating)
             estimate, measured = estimate_memory(shape, setup), measure(shape, setup)
             exact = [estimate.terms[term] for term in ("weights", "gradients", "optimizer states")]
             assert exact == [measured.weights, measured.gradients, measured.states]
             assert estimate.peak == pytest.approx(measured.peak, rel=0.05), setup
-            assert estimate.moments["forward: logits"] <= 1.02 * measured.forward
+            assert estimate.moments["forward: logits"] <= 1.03 * measured.forward
             assert estimate.moments["update"] == pytest.approx(measured.update, rel=0.01)
 
 
@@ -110,9 +112,16 @@ def test_activations_of_every_family(config, precision) -> None:
     torch.manual_seed(0)
     setup = StepSetup(4, 128, precision, "chunked", chunk=64)
     model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    estimate, measured = estimate_memory(shape_from_config(config), setup), measure_step(model, setup)
+    estimate, measured = estimate_memory(shape_from_config(config), setup), measure_memory(model, setup)
     fixed = measured.weights + measured.states
     assert estimate.moments["forward: logits"] - fixed == pytest.approx(measured.forward - fixed, rel=0.03)
+
+
+def test_one_pass_is_estimated_with_its_own_chunk() -> None:
+    from cs336_sft.chunked_head import CPU_CHUNK
+
+    setup = StepSetup(8, 1024, "fp32", device="cpu")
+    assert estimate_memory(SHAPES["untied"], setup).terms["logits"] == 8 * CPU_CHUNK * SHAPES["untied"].vocab
 
 
 def test_a_measurement_is_deterministic() -> None:
@@ -174,8 +183,74 @@ def test_what_cannot_be_measured_says_so() -> None:
     setup = StepSetup(1, 8, "bf16")
     model = build_model(SHAPES["untied"], setup)
     with pytest.raises(ConfigError, match="precision fp32 has torch.float32"):
-        measure_step(model, replace(setup, precision="fp32"))
+        measure_memory(model, replace(setup, precision="fp32"))
     with pytest.raises(ConfigError, match="adapter 'lora'"):
-        measure_step(model, replace(setup, precision="mixed", adapter="lora"))
+        measure_memory(model, replace(setup, precision="mixed", adapter="lora"))
     with pytest.raises(ConfigError, match="no random model"):
         build_model(known_shape("allenai/OLMo-2-0425-1B"), setup)
+
+
+# --- the command
+
+
+def command(capsys, *argv: str) -> dict:
+    from cs336_sft.cli import main
+
+    assert main(["memory", *argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_command_estimates_a_profile(capsys) -> None:
+    options = ["--batch", "12", "--length", "1023", "--precision", "bf16", "--method", "notes"]
+    result = command(capsys, "--profile", "qwen2.5-math-1.5b", *options, "--checkpointing", "--accumulating")
+    assert result["parameters"] == 1_543_714_304 and result["setup"]["device"] == "cuda"
+    assert result["peak"] == estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), NOTES).peak
+    assert "measurement" not in result and result["peak"] == max(result["moments"].values())
+
+
+def test_command_measures_and_searches(capsys) -> None:
+    result = command(capsys, "--measure", "--budget", "0.06", "--length", "32")
+    assert result["measurement"]["device"] == "cpu" or torch.cuda.is_available()
+    assert result["search"]["batch"] == result["setup"]["batch"] >= 1
+    assert result["measurement"]["peak"] <= 0.06e9
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--batch", "2", "--budget", "1"], "--batch and --budget together"),
+        (["--profile", "qwen2.5-math-1.5b", "--measure", "--device", "cpu"], "too many to measure on a CPU"),
+        (["--adapter", "lora", "--precision", "bf16"], "choose precision 'mixed'"),
+        (["--model", "./nowhere"], "no config.json in ./nowhere"),
+    ],
+)
+def test_command_explains_what_does_not_go_together(capsys, argv, message) -> None:
+    from cs336_sft.cli import main
+
+    assert main(["memory", *argv]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_command_prints_the_peak(capsys) -> None:
+    from cs336_sft.cli import main
+
+    assert main(["memory", "--batch", "2", "--length", "16", "--measure"]) == 0
+    text = capsys.readouterr().out
+    assert "<- peak" in text and "optimizer states" in text and "difference" in text
+
+
+# --- what was recorded
+
+
+def test_the_recorded_error_is_a_gpus() -> None:
+    path = Path(__file__).resolve().parent.parent / "recorded" / "out_of_memory" / "h100.json"
+    if not path.exists():
+        pytest.skip("not recorded yet")
+    record = json.loads(path.read_text(encoding="utf-8"))
+    assert "NVIDIA" in record["device"] and not record["config"]["small"]
+    assert record["config"]["cap"] == 44_000_000_000
+    assert not record["capped"]["notes"]["survived"] and record["capped"]["fix"]["survived"]
+    for entry in record["estimates"]:
+        if entry["measurement"]:
+            now = estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), StepSetup(**entry["setup"]))
+            assert now.peak == pytest.approx(entry["measurement"]["peak"], rel=0.1), entry["setup"]

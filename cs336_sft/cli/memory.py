@@ -8,11 +8,14 @@ cs336-sft memory --model Qwen/Qwen2.5-1.5B --length 512 --budget 40
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cs336_sft.cli import common
 from cs336_sft.errors import ConfigError
 from cs336_sft.memory import ADAPTERS, METHODS, PRECISIONS, StepSetup, estimate_memory, format_bytes
+
+if TYPE_CHECKING:
+    from cs336_sft.profiles import Profile
 
 _PARAMETERS_TO_MEASURE = 200e6  # on a CPU; above this a step takes minutes and many GB
 
@@ -24,10 +27,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--batch", type=common.positive_int, help="sequences a micro-batch (the profile's)")
     parser.add_argument("--length", type=common.positive_int, default=512, help="positions a sequence (512)")
     parser.add_argument("--precision", choices=PRECISIONS, help="fp32, mixed or bf16; default: the profile's")
-    parser.add_argument("--method", choices=METHODS, default="chunked", help="log-probs and entropy (chunked)")
-    parser.add_argument("--chunk", type=common.positive_int, default=1024, help="positions a chunk (1024)")
+    parser.add_argument("--method", choices=METHODS, default="one_pass", help="log-probs and entropy (one_pass)")
+    parser.add_argument(
+        "--chunk", type=common.positive_int, default=1024, help="positions a chunk, for --method chunked (1024)"
+    )
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward")
     parser.add_argument("--accumulating", action="store_true", help="gradients of an earlier micro-batch are there")
+    parser.add_argument("--device", choices=("cuda", "cpu"), help="default: cuda, but cpu for the profile tiny")
     parser.add_argument("--adapter", choices=ADAPTERS, default="none", help="lora or qlora (none)")
     parser.add_argument("--rank", type=common.positive_int, default=16, help="of the adapter (16)")
     parser.add_argument(
@@ -58,6 +64,7 @@ def run(args: argparse.Namespace) -> None:
         chunk=args.chunk,
         checkpointing=args.checkpointing,
         accumulating=args.accumulating,
+        device=_device(args, profile),
         adapter=args.adapter,
         rank=args.rank,
     )
@@ -84,9 +91,9 @@ def run(args: argparse.Namespace) -> None:
     estimate = estimate_memory(shape, setup)
     result = estimate.as_dict() | {"parameters": shape.parameters} | result
     if args.measure:
-        from cs336_sft.memory_measurement import measure_step
+        from cs336_sft.memory_measurement import measure_memory
 
-        measurement = measure_step(_random_model(shape, setup), setup)
+        measurement = measure_memory(_random_model(shape, setup), setup)
         result["measurement"] = measurement.as_dict()
     if args.json:
         common.print_json(result)
@@ -94,18 +101,29 @@ def run(args: argparse.Namespace) -> None:
     _print(result)
 
 
+def _device(args: argparse.Namespace, profile: Profile) -> Literal["cuda", "cpu"]:
+    if args.measure:
+        from cs336_sft.models import best_device
+
+        here = best_device()
+        if args.device not in (None, here):
+            raise ConfigError(
+                f"--device {args.device} with --measure", f"leave it out: this machine measures on {here}"
+            )
+        return here
+    return args.device or ("cpu" if profile.name == "tiny" else "cuda")
+
+
 def _random_model(shape: Any, setup: StepSetup) -> Any:
     from cs336_sft.memory_measurement import build_model
-    from cs336_sft.models import best_device
 
-    device = best_device()
-    if device == "cpu" and shape.parameters > _PARAMETERS_TO_MEASURE:
+    if setup.device == "cpu" and shape.parameters > _PARAMETERS_TO_MEASURE:
         raise ConfigError(
             f"{shape.name} has {shape.parameters / 1e6:.0f} million parameters, too many to measure on a CPU",
             "leave out --measure, or run it on a GPU",
         )
     common.quiet_libraries()
-    return build_model(shape, setup, device)
+    return build_model(shape, setup, setup.device)
 
 
 def _print(result: dict[str, Any]) -> None:
