@@ -327,7 +327,10 @@ def stopped_at(setup: Setup, step: int) -> Path:
 # Name -> (scenario, what was lost).
 SCENARIOS: dict[str, tuple[Callable[[Setup], str], str]] = {
     "disk full while a checkpoint is written": (disk_full_at_a_checkpoint, "nothing; steps 4 to 6 are made again"),
-    "file above the quota (the kernel's own limit)": (file_too_large_for_the_quota, "nothing; steps 1 to 3 are made again"),
+    "file above the quota (the kernel's own limit)": (
+        file_too_large_for_the_quota,
+        "nothing; steps 1 to 3 are made again",
+    ),
     "disk full while the metrics are written": (disk_full_at_the_metrics, "nothing; steps 4 and 5 are made again"),
     "last line of the metrics cut off": (last_line_of_the_metrics_cut, "nothing; steps 4 and 5 are made again"),
     "metrics lost lines that the newest checkpoint counts on": (

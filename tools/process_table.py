@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 import tempfile
+import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,11 @@ PAGE = ROOT / "docs" / "SEVERAL_PROCESSES.md"
 EI = "--rounds 2 --questions 8 --rollouts 4 --eval-size 8 --sft-size 16 --limit 100 --judge lenient --add-format"
 
 
+def wrapped(text: str) -> str:
+    """A paragraph in lines of at most 120 characters."""
+    return textwrap.fill(text, 120)
+
+
 def prepare(folder: Path) -> None:
     """The embedded model, 33 examples of its training problems, and five to evaluate."""
     model, tokenizer = load_model_and_tokenizer(embedded_model_path())
@@ -44,25 +50,29 @@ def prepare(folder: Path) -> None:
     write_problems(folder / "problems.jsonl", profile.problems("validation", 5))
 
 
-def training_rows(folder: Path) -> list[str]:
+def training_rows(folder: Path, dtype: str) -> list[str]:
     """One row for each way to run in two processes."""
-    one = load_result(folder / "one")
-    gradients = load_file(folder / "one.gradients.safetensors")["gradients"]
+    for mode in MODES:
+        done = launch(folder, f"{mode}-{dtype}", mode, DTYPE=dtype)
+        if done.returncode:
+            raise SystemExit(done.stderr)
+    one = load_result(folder / f"one-{dtype}")
+    gradients = load_file(folder / f"one-{dtype}.gradients.safetensors")["gradients"]
     rows = []
     for mode in ("ddp", "fsdp2"):
-        two = load_result(folder / mode)
+        two = load_result(folder / f"{mode}-{dtype}")
         pairs = list(zip(one.metrics, two.metrics, strict=True))
         loss = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in pairs)
         norm = max(abs(a["grad_norm"] - b["grad_norm"]) / a["grad_norm"] for a, b in pairs)
-        others = load_file(folder / f"{mode}.gradients.safetensors")["gradients"]
+        others = load_file(folder / f"{mode}-{dtype}.gradients.safetensors")["gradients"]
         gradient = ((gradients - others).norm(dim=1) / gradients.norm(dim=1)).max().item()
         samples = [
-            [read_generations(folder / m / f"generations/step-{step:06d}.jsonl") for m in ("one", mode)]
+            [read_generations(folder / f"{m}-{dtype}" / f"generations/step-{step:06d}.jsonl") for m in ("one", mode)]
             for step in (0, 10, 20)
         ]
         same = sum(a == b for mine, theirs in samples for a, b in zip(mine, theirs, strict=True))
         total = sum(len(mine) for mine, _ in samples)
-        rows.append(f"| {mode.upper()} | {loss:.1e} | {norm:.1e} | {gradient:.1e} | {same} of {total} |")
+        rows.append(f"| {mode.upper()}, {dtype} | {loss:.1e} | {norm:.1e} | {gradient:.1e} | {same} of {total} |")
     return rows
 
 
@@ -99,35 +109,38 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as path:
         folder = Path(path)
         prepare(folder)
-        for mode in MODES:
-            done = launch(folder, mode, mode)
-            if done.returncode:
-                raise SystemExit(done.stderr)
+        rows = training_rows(folder, "float64") + training_rows(folder, "float32")
         killed = launch(folder, "killed", "ddp", KILL="0:9").returncode
         resumed = launch(folder, "killed", "one").returncode
-        pairs = zip(load_result(folder / "one").metrics, load_result(folder / "killed").metrics, strict=True)
+        pairs = zip(load_result(folder / "one-float32").metrics, load_result(folder / "killed").metrics, strict=True)
         loss = max(abs(a["loss"] - b["loss"]) / a["loss"] for a, b in pairs)
         lines = [
             "# Two processes against one",
             "",
-            f"Embedded model in float32, {CONFIG.max_steps} steps of {CONFIG.batch_size} examples in microbatches of "
-            f"{CONFIG.micro_batch_size},",
-            "on two CPU processes (gloo) and on one. The largest difference over all steps, relative to the value; of the",
-            "gradients the norm of the difference, all weights together. Written by `python tools/process_table.py` with",
-            f"torch {torch.__version__.split('+')[0]} on {platform.machine()}; CI demands 1e-5 of a smaller model.",
+            wrapped(
+                f"Embedded model, {CONFIG.max_steps} steps of {CONFIG.batch_size} examples in microbatches of "
+                f"{CONFIG.micro_batch_size}, on two CPU processes (gloo) and on one. The largest difference over all "
+                "steps, relative to the value; of the gradients the norm of the difference, all weights together. "
+                f"Written by `python tools/process_table.py` with torch {torch.__version__.split('+')[0]} on "
+                f"{platform.machine()}. float64 shows that the two compute the same; float32 adds its rounding, which "
+                "every step's AdamW carries on. CI demands 1e-5 of a smaller model in float32."
+            ),
             "How to launch it: [recipes/accelerate](../recipes/accelerate/README.md).",
             "",
             "| two processes | loss | gradient norm | gradients | same samples in three evaluations |",
             "|---|---|---|---|---|",
-            *training_rows(folder),
+            *rows,
             "",
             "Each process generates answers to its share of the problems; the main process alone writes files.",
             "",
             "## Killed in two, finished in one",
             "",
-            f"kill -9 of the main process after step 9 of a DDP run: the launcher ends with status {killed}. The same run,",
-            f"continued in one process from the checkpoint of step 6: status {resumed}, largest relative difference of a",
-            f"loss to the undisturbed run {loss:.1e}. The tests also go from FSDP2 to DDP and from one process to FSDP2.",
+            wrapped(
+                "kill -9 of the main process after step 9 of a DDP run: the launcher ends with status "
+                f"{killed}. The same run, continued in one process from the checkpoint of step 6: status {resumed}, "
+                f"largest relative difference of a loss to the undisturbed run {loss:.1e}. The tests also go from FSDP2 "
+                "to DDP and from one process to FSDP2."
+            ),
             "",
             "## Expert iteration",
             "",
