@@ -29,12 +29,13 @@ from cs336_sft.models import load_model_and_tokenizer
 from cs336_sft.profiles import Profile, get_profile, with_model
 from cs336_sft.prompts import PromptTemplate, get_template
 from cs336_sft.records import Problem
+from cs336_sft.reference_loss import reference_loss
 from cs336_sft.run_directory import RunDirectory
 from cs336_sft.run_files import Record, plain, read_json, write_json
 from cs336_sft.run_settings import RunSettings
 from cs336_sft.samplers import make_sampler
 from cs336_sft.sampling import Sampler, SamplingConfig
-from cs336_sft.tokenization import make_examples
+from cs336_sft.tokenization import make_examples, padding_id
 from cs336_sft.training import TrainingResult, train_sft
 from cs336_sft.training_checks import fingerprint_problems
 from cs336_sft.vllm_config import VLLMConfig
@@ -130,7 +131,7 @@ def run_sft(
         if own_sampler
         else nullcontext() as sampler
     ):
-        measure = Measure(settings, profile, model, processes.SharedSampler(sampler), template)
+        measure = Measure(settings, profile, model, tokenizer, processes.SharedSampler(sampler), template)
         facts = measure.facts(data.validation)
         tracked = _BestWeights(run, model) if settings.test == "best" else None
 
@@ -213,18 +214,19 @@ def _frozen_dtype(settings: RunSettings) -> torch.dtype:
 
 
 class Measure:
-    """Generates answers with the model as it is now, grades them, keeps them in a file and returns the metrics."""
+    """Generates answers with the model as it is now, keeps them, and returns their metrics and the references' loss."""
 
     def __init__(
         self,
         settings: RunSettings,
         profile: Profile,
         model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         sampler: Sampler,
         template: PromptTemplate,
     ) -> None:
         self.settings, self.profile, self.model, self.template = settings, profile, model, template
-        self.sampler = sampler
+        self.tokenizer, self.sampler = tokenizer, sampler
         self.sampling = SamplingConfig(max_new_tokens=settings.limit, stop=template.stop, record_entropy=True)
         self.reward_fn = get_reward_fn(template.name)
 
@@ -234,7 +236,10 @@ class Measure:
         with torch.autocast("cuda", dtype=torch.bfloat16) if cuda else nullcontext():
             self.sampler.update_weights(self.model)
             evaluation = evaluate(self.sampler, problems, self.template, self.reward_fn, self.sampling, path=path)
-        return evaluation.metrics.as_dict()
+            # The loss on the reference answers shows overfitting before accuracy does, and costs one forward pass.
+            examples = make_examples(problems, self.template, self.tokenizer)
+            loss = reference_loss(self.model, examples, padding_id(self.tokenizer))
+        return evaluation.metrics.as_dict() | {"reference_loss": loss}
 
     def facts(self, problems: Sequence[Problem]) -> Record:
         """What is measured with: part of the run's identity."""

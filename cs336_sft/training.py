@@ -33,7 +33,7 @@ from cs336_sft.sft_step import NonFiniteLossError, SFTStep, make_optimizer
 from cs336_sft.tokenization import padding_id
 from cs336_sft.training_checks import check_examples, check_identity, check_trackers
 from cs336_sft.training_result import TrainingResult, is_wall_clock, load_result, without_wall_clock
-from cs336_sft.training_setup import run_accelerator, save_model, session_facts, set_weights_dtype
+from cs336_sft.training_setup import compiled_layers, run_accelerator, save_model, session_facts, set_weights_dtype
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -130,6 +130,7 @@ def train_sft(
         stop = stack.enter_context(StopRequest())
         loop = _Loop(accelerator, model, tokenizer, examples, config, run, evaluator, stop, sharded)
         stack.callback(model.eval)
+        stack.enter_context(compiled_layers(model, config.compile))
         stack.enter_context(loop.prepared(start, optimizer_from))
         return loop.run()
 

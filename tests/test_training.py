@@ -268,7 +268,8 @@ KILLER = """
 
             checkpoints.save_file = half_a_file
         if sabotage and sabotage[0] == "final":
-            training._Loop._save_final = lambda self, path: die()
+            assert callable(training.save_model)  # a name that is no longer there would kill nothing
+            training.save_model = lambda *arguments: die()
         training.train_sft(model, tokenizer, examples, config, run_dir, evaluator=evaluator)
 
     def in_child(*args):

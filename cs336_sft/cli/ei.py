@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from cs336_sft.ei_result import ExpertIterationResult
     from cs336_sft.profiles import Profile
 
-CONTROLS = ("random", "human", "one-per-question")
+CONTROLS = ("random", "finished", "human", "one-per-question")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -103,7 +103,7 @@ def ei_config(args: argparse.Namespace, profile: Profile, *, gpu: bool) -> Exper
         max_new_tokens=args.limit or profile.limit,
         continue_from=args.continue_from,
         optimizer=args.optimizer,
-        select=args.control if args.control in ("random", "human") else "correct",
+        select=args.control if args.control in ("random", "finished", "human") else "correct",
         per_question_cap=1 if args.control == "one-per-question" else args.cap,
         drop_duplicates=not args.keep_duplicates,
         judge=args.judge,
