@@ -44,7 +44,7 @@ $(STAMP): pyproject.toml constraints.txt | check-python
 ifdef TORCH_INDEX
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --index-url $(TORCH_INDEX) torch
 endif
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[notebooks,dev,smollm2]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[notebooks,dev,smollm2,qlora]'
 	touch $@
 
 course: $(STAMP) ## run every notebook in order; executed copies in build/notebooks
