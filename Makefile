@@ -23,7 +23,8 @@ STAMP := $(VENV)/.ready-$(PYVERSION)
 .DELETE_ON_ERROR:
 # Two PyTorch programs at once slow each other many times over, so not with -j either.
 .NOTPARALLEL:
-.PHONY: help setup check-python course test test-vllm test-unit test-mistakes test-notebooks soak lab notebooks lint clean distclean
+.PHONY: help setup check-python course test test-vllm test-unit test-mistakes test-notebooks soak lab notebooks lint audit \
+	check clean distclean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -97,6 +98,12 @@ notebooks: $(STAMP) ## run the notebooks and store their outputs in place (for a
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+
+audit: $(STAMP) ## known vulnerabilities among the installed packages (asks a public database)
+	$(BIN)/python -m pip install --disable-pip-version-check 'pip-audit>=2.7'
+	$(BIN)/python -m pip_audit --local --skip-editable
+
+check: lint audit test ## what a developer runs before handing in
 
 clean: ## remove what the targets made, but for the environment
 	rm -rf build .pytest_cache .ruff_cache .hypothesis

@@ -180,6 +180,11 @@ def load_adapted(
 
     from cs336_sft.models import load_model_and_tokenizer, load_tokenizer
 
+    if not (Path(folder).expanduser() / "adapter_model.safetensors").is_file():
+        raise ConfigError(
+            f"{folder} has no adapter_model.safetensors (a pickled adapter can run code when it is loaded)",
+            "save the adapter with save_pretrained(folder), which writes safetensors",
+        )
     base, quantized = adapter_base(folder)
     if quantized:
         model, _ = load_quantized(base, compute_dtype=dtype, device=device)

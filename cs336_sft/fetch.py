@@ -230,10 +230,13 @@ def _convert_smollm2(file: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
     where = {"pretrained_model_name_or_path": str(file.parent), "gguf_file": file.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
+    tokenizer = AutoTokenizer.from_pretrained(**where, trust_remote_code=False)
     # Without dequantize=True the weights stay packed and can be neither trained nor saved.
     model = AutoModelForCausalLM.from_pretrained(
-        **where, dtype=torch.bfloat16, quantization_config=GgufConfig(dequantize=True)
+        **where,
+        dtype=torch.bfloat16,
+        trust_remote_code=False,
+        quantization_config=GgufConfig(dequantize=True),
     )
     if getattr(model.config, "quantization_config", None) is not None:
         del model.config.quantization_config

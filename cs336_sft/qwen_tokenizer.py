@@ -57,7 +57,7 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerBase:
 
     if not (folder / "tokenizer.json").exists():
         raise DataError(f"{folder} holds no tokenizer.json", _REMEDY)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:

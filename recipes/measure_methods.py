@@ -86,7 +86,9 @@ def load(row: Row, folder: Path, rank: int, device: str) -> torch.nn.Module:
         model, _ = load_quantized(folder, compute_dtype=frozen, device=device)
     else:
         dtype = frozen if row.method == "lora" else getattr(torch, row.weights_dtype)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, device_map={"": device})
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, device_map={"": device}, use_safetensors=True, trust_remote_code=False
+        )
     if row.method == "full":
         return model
     return add_adapter(model, AdapterConfig(r=rank, alpha=2.0 * rank, quantize=row.method == "qlora"))

@@ -71,6 +71,7 @@ FILES: dict[str, str | bytes] = {
     "unconfigured/model.safetensors": b"",
     "broken-model/config.json": "{",
     "broken-model/model.safetensors": b"",
+    "unknown-grid.json": '{"grid": {"learning_rat": [0.1]}, "seeds": [0]}',
     "mine.py": "def f(): pass\n",
 }
 
@@ -143,6 +144,17 @@ COMMANDS = (
     Bad("sft --out strangers --train-size 2 --eval-size 1", "'thesis.txt'"),
     Bad("sft --out broken-run --train-size 2 --eval-size 1", "config.json: not a JSON object"),
     Bad("sft --out unknown-run --train-size 2 --eval-size 1", "learning_rat was 0.1, now null"),
+    Bad("sft --out run --lora r=0", "AdapterConfig.r is 0"),
+    Bad("sft --out run --lora rank=8", "--lora: 'rank=8'"),
+    usage("sft --out run --lora --qlora", "not allowed with"),
+    usage("ei", "--out"),
+    usage("ei --out run --rounds 0", "argument --rounds"),
+    usage("ei --out run --judge fair", "argument --judge"),
+    Bad("ei --out good.jsonl", "good.jsonl is a file"),
+    Bad("ei --out run --data no-answer.jsonl --questions 1", "no-answer.jsonl, line 2"),
+    Bad("sweep nowhere.json --out runs", "nowhere.json"),
+    Bad("sweep not-json.jsonl --out runs", "not-json.jsonl"),
+    Bad("sweep unknown-grid.json --out runs", "learning_rat"),
     usage("lengths --tokenizer qwen2.5", "--data"),
     Bad("lengths --data good.jsonl --tokenizer ./nowhere", "no tokenizer folder ./nowhere"),
     Bad("lengths --data . --tokenizer tiny", "directory"),
@@ -257,6 +269,27 @@ def _sampling(field: str, value: Any, **others: Any) -> Bad:
     return _config("sampling", "SamplingConfig", field, value, **others)
 
 
+def _expert(field: str, value: Any) -> Bad:
+    return _config("ei_config", "ExpertIterationConfig", field, value)
+
+
+def _adapter(field: str, value: Any) -> Bad:
+    return _config("adapter_config", "AdapterConfig", field, value)
+
+
+def _engine(field: str, value: Any) -> Bad:
+    return _config("vllm_config", "VLLMConfig", field, value)
+
+
+def _settings(flat: dict[str, Any], words: str) -> Bad:
+    def call(folder: Path) -> Any:
+        from cs336_sft.run_settings import make_settings
+
+        return make_settings(flat)
+
+    return Bad(f"make_settings({flat!r})", words, call)
+
+
 def _saved(name: str, words: str) -> Bad:
     def call(folder: Path) -> Any:
         from cs336_sft.sft_config import SFTConfig
@@ -292,6 +325,17 @@ CONFIGS = (
     _sampling("min_new_tokens", 20, max_new_tokens=10),
     _sampling("min_new_tokens", -1),
     _sampling("record_entropy", 1),
+    *(_expert(field, value) for field, value in (("rounds", 0), ("questions_per_round", 0), ("rollouts", 0))),
+    *(_expert(field, value) for field, value in (("judge", "fair"), ("select", "best"), ("truncated", "keep"))),
+    *(_expert(field, value) for field, value in (("temperature", 0.0), ("grader_error", 2.0), ("seed", -1))),
+    *(_expert(field, value) for field, value in (("per_question_cap", 0), ("samples_per_round", (1,)))),
+    *(_adapter(field, value) for field, value in (("r", 0), ("alpha", -1), ("dropout", 1.5), ("targets", "q_proj"))),
+    *(_engine(field, value) for field, value in (("gpu_memory_utilization", 2.0), ("max_model_len", 0))),
+    *(_engine(field, value) for field, value in (("dtype", "fp8"), ("tensor_parallel_size", 0))),
+    _settings({"learning_rat": 0.1}, "there is no setting 'learning_rat'"),
+    _settings({"method": "dora"}, "the setting method is 'dora'"),
+    _settings({"train_size": 0}, "the setting train_size is 0"),
+    _settings({"learning_rate": 0}, "SFTConfig.learning_rate is 0"),
     *(_config("exercises.runner", "Limits", "seconds", value) for value in (0, NAN)),
     _config("exercises.runner", "Limits", "memory", 0),
 )

@@ -48,7 +48,8 @@ def keep_gradients(kept: list[torch.Tensor]) -> None:
 
 def main(folder: Path, name: str) -> None:
     torch.set_num_threads(1)
-    model, tokenizer = load_model_and_tokenizer(folder / "model")
+    dtype = getattr(torch, os.environ.get("DTYPE", "float32"))
+    model, tokenizer = load_model_and_tokenizer(folder / "model", dtype=dtype)
     examples = [Example(*map(tuple, pair)) for pair in json.loads((folder / "examples.json").read_text())]
     config = SFTConfig.from_dict(json.loads((folder / "config.json").read_text()))
     problems = read_problems(folder / "problems.jsonl")

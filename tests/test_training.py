@@ -202,6 +202,12 @@ def test_bf16_keeps_float32_weights_and_gives_the_model_back_clean(make_model, t
     assert mixed.metrics[0]["loss"] == pytest.approx(exact.metrics[0]["loss"], rel=2e-2)
 
 
+def test_a_log_file_gets_no_progress_bar(make_model, tokenizer, examples, tmp_path, capfd):
+    """stderr is no terminal here, as in CI or behind `2> log`; with one, or in a notebook, the bar is there."""
+    train_sft(make_model(), tokenizer, examples, replace(QUIET, max_steps=2, progress=True), tmp_path)
+    assert "step/s" not in capfd.readouterr().err
+
+
 def test_gradient_checkpointing_changes_no_number(make_model, tokenizer, examples, tmp_path):
     runs = [
         train_sft(
