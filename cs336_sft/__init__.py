@@ -72,6 +72,8 @@ _HOME = {
     ),
     "sweep_summary": ("plot_curves", "plot_sweep", "summarise"),
     "ei_config": ("ExpertIterationConfig",),
+    "ei_plots": ("plot_rounds",),
+    "ei_record": ("EIRecord", "read_record"),
     "ei_result": ("ExpertIterationResult", "load_expert_iteration"),
     "expert_iteration": ("expert_iteration",),
     "selection": ("random_samples", "select_samples"),
