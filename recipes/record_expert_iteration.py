@@ -1,10 +1,13 @@
-"""Run expert iteration and its controls, and record what was measured for the course.
+r"""Run expert iteration and its controls, and record what was measured for the course.
 
     python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12
+    python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12 --name tiny_sft512 \
+        --sft-size 512 --temperature 1.0 --arms "expert iteration" "random samples" "random, finished" "human solutions"
     python recipes/record_expert_iteration.py smollm2 --out recorded/expert_iteration --sampler vllm
     python recipes/record_expert_iteration.py tiny --out build/ei --seeds 1 --small      # a test of this script
 
 ``tiny``: the embedded model after fine-tuning on 128 examples; every arm with every seed, several processes at once.
+``tiny_sft512`` starts where the format is already there, so that only the answers are left to improve.
 ``smollm2``: SmolLM2-135M on the generated problems (see ``measure_gsm8k`` for why), arm after arm with one engine.
 Writes ``tiny.json`` or ``smollm2.json`` (configuration, versions, device, date, seeds, raw metrics of every round)
 after every run, and prints a table. A run that fails is recorded with its error, and the others go on.
@@ -76,7 +79,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
         return ExpertIterationConfig(
             rounds=2 if small else 5,
             questions_per_round=16 if small else 128,
-            temperature=0.3,
+            temperature=args.temperature or 0.3,
             max_new_tokens=160,
             chunk_questions=128,
             sft=SFTConfig(learning_rate=1e-4, epochs=1, keep_checkpoints=1, progress=False),
@@ -85,7 +88,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
     return ExpertIterationConfig(
         rounds=1 if small else 5,
         questions_per_round=4 if small else 256,
-        temperature=0.7,
+        temperature=args.temperature or 0.7,
         max_new_tokens=32 if small else 200,
         chunk_questions=256,
         keep_rounds=1,
@@ -294,6 +297,7 @@ def main() -> None:
     parser.add_argument("--model", help="model folder in place of the profile's")
     parser.add_argument("--name", help="of the JSON file, in place of the part's")
     parser.add_argument("--sft-size", type=int, help="examples that the start is fine-tuned on; default: 128, 512")
+    parser.add_argument("--temperature", type=float, help="of the rollouts; default: 0.3, 0.7")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), metavar="ARM", help="default: all of the part")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=12, help="processes at once (tiny)")
