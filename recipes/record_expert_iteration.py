@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cs336_sft.cli.common import quiet_libraries
 from cs336_sft.ei_config import ExpertIterationConfig
+from cs336_sft.ei_loop import expert_iteration
 from cs336_sft.ei_metrics import rollout_metrics
 from cs336_sft.evaluation import evaluate
-from cs336_sft.ei_loop import expert_iteration
 from cs336_sft.grading import get_reward_fn
 from cs336_sft.models import best_device, load_model_and_tokenizer
 from cs336_sft.profiles import get_profile

@@ -18,9 +18,9 @@ import torch
 from cs336_sft import ei_loop as module
 from cs336_sft.checkpoints import fingerprint_weights, newest_checkpoint
 from cs336_sft.ei_config import ExpertIterationConfig
+from cs336_sft.ei_loop import expert_iteration
 from cs336_sft.ei_result import load_expert_iteration
 from cs336_sft.errors import ConfigError, RunDirectoryError
-from cs336_sft.ei_loop import expert_iteration
 from cs336_sft.gsm8k import write_problems
 from cs336_sft.hf_sampler import HFSampler
 from cs336_sft.prompts import get_template

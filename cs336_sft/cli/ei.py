@@ -143,8 +143,8 @@ def samples_of(folder: Path, rounds: int) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.cli.plot import FORMATS
-    from cs336_sft.ei_plots import plot_rounds
     from cs336_sft.ei_loop import expert_iteration
+    from cs336_sft.ei_plots import plot_rounds
     from cs336_sft.models import best_device
     from cs336_sft.prompts import get_template
     from cs336_sft.samplers import make_sampler
