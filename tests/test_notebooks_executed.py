@@ -11,7 +11,15 @@ from nbformat import v4
 from notebook_guard import complaints, must_print
 
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
-NAMES = ("00_start_here", "01_token_lengths", "02_masked_loss", "03_grader", "04_first_sft_run", "06_truncation")
+NAMES = (
+    "00_start_here",
+    "01_token_lengths",
+    "02_masked_loss",
+    "03_grader",
+    "04_first_sft_run",
+    "06_truncation",
+    "09_expert_iteration",
+)
 PNG = "iVBORw0KGgo="
 
 
