@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cs336_sft.errors import DataError
-from cs336_sft.intervals import Interval, mean_interval
+from cs336_sft.intervals import Interval, difference_interval, mean_interval, wilson_interval
 from cs336_sft.run_files import Record
 
 
@@ -30,9 +30,9 @@ class EIRecord:
         failed: arm, seed and error of each run that did not finish.
 
     >>> run = {"rounds": [{"round": 0, "accuracy": 0.5}, {"round": 1, "accuracy": 0.75}], "test": {"accuracy": 0.7}}
-    >>> record = EIRecord({}, {"EI": {0: run, 1: run}}, ())
-    >>> record.values("EI", "accuracy"), record.values("EI", "accuracy", "test")
-    ({0: 0.75, 1: 0.75}, {0: 0.7, 1: 0.7})
+    >>> record = EIRecord({}, {"EI": {0: run, 1: run, 2: run}}, ())
+    >>> record.values("EI", "accuracy", "test")
+    {0: 0.7, 1: 0.7, 2: 0.7}
     >>> print(record.gain("EI", "accuracy"))
     0.250 [0.250, 0.250]
     """
@@ -57,17 +57,30 @@ class EIRecord:
         return found
 
     def difference(self, first: str, second: str, metric: str, where: int | str = -1) -> Interval | None:
-        """``second`` minus ``first``, seed by seed, with a 95 % interval. None with fewer than two common seeds."""
-        return _paired(self.values(first, metric, where), self.values(second, metric, where))
+        """``second`` minus ``first``, with a 95 % interval.
+
+        With three or more common seeds: seed by seed, Student's t. With one or two, where that would say nothing: of
+        two rates on so many problems (``difference_interval``), without the noise of the seeds. None otherwise.
+        """
+        return self._difference((first, where), (second, where), metric)
 
     def gain(self, arm: str, metric: str) -> Interval | None:
         """Last round minus the start, likewise."""
-        return _paired(self.values(arm, metric, 0), self.values(arm, metric))
+        return self._difference((arm, 0), (arm, -1), metric)
 
-
-def _paired(before: Mapping[int, float], after: Mapping[int, float]) -> Interval | None:
-    differences = [after[seed] - before[seed] for seed in before if seed in after]
-    return mean_interval(differences) if len(differences) > 1 else None
+    def _difference(self, first: tuple[str, int | str], second: tuple[str, int | str], metric: str) -> Interval | None:
+        before, after = self.values(first[0], metric, first[1]), self.values(second[0], metric, second[1])
+        seeds = before.keys() & after.keys()
+        if len(seeds) > 2:
+            return mean_interval([after[seed] - before[seed] for seed in sorted(seeds)])
+        sides = []
+        for (arm, where), values in ((first, before), (second, after)):
+            sizes = self.values(arm, "n_problems", where)
+            if not seeds or not seeds <= sizes.keys():
+                return None
+            total = sum(sizes[seed] for seed in seeds)
+            sides.append(wilson_interval(sum(values[seed] * sizes[seed] for seed in seeds), total))
+        return difference_interval(*sides)
 
 
 def read_record(path: str | Path) -> EIRecord:
