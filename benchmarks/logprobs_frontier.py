@@ -224,6 +224,7 @@ def measure(peer: Peer, setting: Setting, device: str, repeats: int, exact: bool
 
     if device == "cuda":
         run(), run()  # compiles
+    hidden.grad = weight.grad = None  # the gradients count
     with PeakMemory(device) as memory:
         log_probs, entropy, _ = run()
     entry = {"peak_gb": memory.bytes / 1e9}

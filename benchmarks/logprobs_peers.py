@@ -12,6 +12,7 @@ import sys
 import types
 from collections.abc import Callable
 from importlib import metadata
+from importlib.machinery import ModuleSpec
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ def peers(on_gpu: bool) -> dict[str, Callable[[], Peer]]:
             "student fp32, logits from a float32 product": lambda: student(upcast=True, wide_product=True),
             "student bf16": lambda: student(upcast=False),
             "verl Triton": verl_triton,
-            "Liger scaled CE": liger_scaled,
+            "Liger scaled CE (torch path)": liger_scaled,
             "Liger fused linear CE (loss only)": liger_fused,
             "cut-cross-entropy (loss only)": lambda: cut_cross_entropy("cce"),
             "cut-cross-entropy compiled (loss only)": lambda: cut_cross_entropy("torch_compile"),
@@ -120,6 +121,8 @@ def _verl_file(path: str) -> types.ModuleType:
         if name not in sys.modules:
             package = types.ModuleType(name)
             package.__path__ = [folder + name.removeprefix("verl").replace(".", "/")]
+            package.__spec__ = ModuleSpec(name, None, is_package=True)
+            package.__spec__.submodule_search_locations = package.__path__
             sys.modules[name] = package
     device = types.ModuleType("verl.utils.device")
     device.is_cuda_available = torch.cuda.is_available()
@@ -152,10 +155,11 @@ def verl_triton() -> Peer:
 
 
 def liger_scaled() -> Peer:
-    from liger_kernel.ops import LigerFusedLinearScaledCrossEntropyFunction
+    # Its path in PyTorch: the one for Hopper needs NVIDIA's CuTe DSL.
+    from liger_kernel.ops.fused_linear_scaled_cross_entropy import _FusedLinearPPOFallbackFunction
 
     def run(hidden, weight, labels) -> Result:
-        nll, entropy = LigerFusedLinearScaledCrossEntropyFunction.apply(hidden, weight, labels, 1.0, -100, 1, True)
+        nll, entropy = _FusedLinearPPOFallbackFunction.apply(hidden, weight, labels, 1.0, -100, True)
         return -nll, entropy.detach(), nll.mean()
 
     return run

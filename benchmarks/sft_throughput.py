@@ -354,8 +354,8 @@ def line(entry: dict) -> str:
         return text + entry["failed"][:90].replace("\n", " ")
     loss = sum(entry["losses"][-5:]) / 5
     return text + (
-        f"{entry['tokens_per_second']:8.0f} tokens/s {entry.get('peak_gb', 0):6.1f} GB   loss {entry['losses'][0]:.3f} -> "
-        f"{loss:.3f}   [{entry['wall_seconds']:.0f} s]"
+        f"{entry['tokens_per_second']:8.0f} tokens/s {entry.get('peak_gb', 0):6.1f} GB   "
+        f"loss {entry['losses'][0]:.3f} -> {loss:.3f}   [{entry['wall_seconds']:.0f} s]"
     )
 
 

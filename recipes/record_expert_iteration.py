@@ -79,7 +79,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
         return ExpertIterationConfig(
             rounds=2 if small else 5,
             questions_per_round=16 if small else 128,
-            temperature=args.temperature or 0.3,
+            temperature=0.3 if args.temperature is None else args.temperature,
             max_new_tokens=160,
             chunk_questions=128,
             sft=SFTConfig(learning_rate=1e-4, epochs=1, keep_checkpoints=1, progress=False),
@@ -88,7 +88,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
     return ExpertIterationConfig(
         rounds=1 if small else 5,
         questions_per_round=4 if small else 256,
-        temperature=args.temperature or 0.7,
+        temperature=0.7 if args.temperature is None else args.temperature,
         max_new_tokens=32 if small else 200,
         chunk_questions=256,
         keep_rounds=1,
@@ -297,7 +297,7 @@ def main() -> None:
     parser.add_argument("--model", help="model folder in place of the profile's")
     parser.add_argument("--name", help="of the JSON file, in place of the part's")
     parser.add_argument("--sft-size", type=int, help="examples that the start is fine-tuned on; default: 128, 512")
-    parser.add_argument("--temperature", type=float, help="of the rollouts; default: 0.3, 0.7")
+    parser.add_argument("--temperature", type=float, help="of the rollouts (tiny 0.3, smollm2 0.7)")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), metavar="ARM", help="default: all of the part")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=12, help="processes at once (tiny)")
