@@ -1,4 +1,4 @@
-"""Figures of expert iteration: arms over rounds, with seeds, and what became of each question."""
+"""Figures of expert iteration: arms over rounds, and arms side by side, with seeds."""
 
 from __future__ import annotations
 
@@ -82,6 +82,51 @@ def plot_rounds(
         panel.remove()
     handles, names = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def plot_arms(
+    values: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str = "", title: str = ""
+) -> NotebookFigure:
+    """One row an arm: the mean over seeds with its 95 % interval (Student's t), and each seed as a small point.
+
+    Args:
+        values: arm -> name of a metric -> its value for each seed; all arms have the same metrics.
+
+    Raises:
+        DataError: nothing to draw.
+
+    >>> len(plot_arms({"EI": {"accuracy": [0.7, 0.8]}, "random": {"accuracy": [0.2]}}).axes[0].get_yticks())
+    2
+    """
+    if not values or not all(any(metrics.values()) for metrics in values.values()):
+        raise DataError("no values to draw", "give at least one for each arm")
+    figure = NotebookFigure(figsize=(8.5, 0.42 * len(values) + 1.4), layout="constrained")
+    panel = figure.subplots()
+    names = list(next(iter(values.values())))
+    for row, metrics in enumerate(values.values()):
+        for index, name in enumerate(names):
+            seeds = list(metrics.get(name, ()))
+            if not seeds:
+                continue
+            y = row + 0.22 * (index - (len(names) - 1) / 2)
+            style = {"color": PALETTE[index], "marker": _MARKERS[index]}
+            panel.plot(seeds, [y] * len(seeds), linestyle="", markersize=3.5, alpha=0.45, **style)
+            if len(seeds) > 1:
+                mean = mean_interval(seeds)
+                panel.plot([mean.low, mean.high], [y, y], color=PALETTE[index], lw=1.2)
+                panel.plot([mean.value], [y], markersize=7, label=name if row == 0 else None, linestyle="", **style)
+            elif row == 0:
+                panel.plot([], [], linestyle="", label=name, **style)
+    panel.set_yticks(range(len(values)), list(values))
+    panel.set_ylim(len(values) - 0.5, -0.5)
+    panel.set_xlim(-0.02, 1.02)
+    panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    panel.grid(axis="x", color="#dddddd", lw=0.6)
+    panel.set_xlabel(xlabel)
+    figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
     if title:
         figure.suptitle(title)
     return figure

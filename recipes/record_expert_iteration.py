@@ -1,10 +1,13 @@
-"""Run expert iteration and its controls, and record what was measured for the course.
+r"""Run expert iteration and its controls, and record what was measured for the course.
 
     python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12
+    python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12 --name tiny_sft512 \
+        --sft-size 512 --temperature 1.0 --arms "expert iteration" "random samples" "random, finished" "human solutions"
     python recipes/record_expert_iteration.py smollm2 --out recorded/expert_iteration --sampler vllm
     python recipes/record_expert_iteration.py tiny --out build/ei --seeds 1 --small      # a test of this script
 
 ``tiny``: the embedded model after fine-tuning on 128 examples; every arm with every seed, several processes at once.
+``tiny_sft512`` starts where the format is already there, so that only the answers are left to improve.
 ``smollm2``: SmolLM2-135M on the generated problems (see ``measure_gsm8k`` for why), arm after arm with one engine.
 Writes ``tiny.json`` or ``smollm2.json`` (configuration, versions, device, date, seeds, raw metrics of every round)
 after every run, and prints a table. A run that fails is recorded with its error, and the others go on.
@@ -30,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cs336_sft.cli.common import quiet_libraries
 from cs336_sft.ei_config import ExpertIterationConfig
+from cs336_sft.ei_loop import expert_iteration
 from cs336_sft.ei_metrics import rollout_metrics
 from cs336_sft.evaluation import evaluate
-from cs336_sft.expert_iteration import expert_iteration
 from cs336_sft.grading import get_reward_fn
 from cs336_sft.models import best_device, load_model_and_tokenizer
 from cs336_sft.profiles import get_profile

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from cs336_sft import expert_iteration as module
+from cs336_sft import ei_loop as module
 from cs336_sft.checkpoints import fingerprint_weights, newest_checkpoint
 from cs336_sft.ei_config import ExpertIterationConfig
+from cs336_sft.ei_loop import expert_iteration
 from cs336_sft.ei_result import load_expert_iteration
 from cs336_sft.errors import ConfigError, RunDirectoryError
-from cs336_sft.expert_iteration import expert_iteration
 from cs336_sft.gsm8k import write_problems
 from cs336_sft.hf_sampler import HFSampler
 from cs336_sft.prompts import get_template
@@ -221,7 +221,7 @@ KILLER = """
     import torch
     torch.set_num_threads(1)
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from cs336_sft import expert_iteration as module
+    from cs336_sft import ei_loop as module
     from cs336_sft import gsm8k
     from cs336_sft.ei_config import ExpertIterationConfig
     from cs336_sft.hf_sampler import HFSampler

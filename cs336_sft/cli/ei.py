@@ -142,8 +142,8 @@ def samples_of(folder: Path, rounds: int) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.cli.plot import FORMATS
+    from cs336_sft.ei_loop import expert_iteration
     from cs336_sft.ei_plots import plot_rounds
-    from cs336_sft.expert_iteration import expert_iteration
     from cs336_sft.models import best_device
     from cs336_sft.processes import is_main
     from cs336_sft.prompts import get_template

@@ -1,0 +1,90 @@
+"""Recorded experiments: reading them, and differences seed by seed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cs336_sft.ei_plots import plot_arms, plot_rounds
+from cs336_sft.ei_record import read_record
+from cs336_sft.errors import DataError
+from cs336_sft.intervals import difference_interval, wilson_interval
+
+
+def run(arm, seed, *accuracies, test=None):
+    rounds = [{"round": number, "accuracy": value, "n_problems": 80} for number, value in enumerate(accuracies)]
+    return {"arm": arm, "seed": seed, "rounds": rounds, "test": test and {"accuracy": test}}
+
+
+@pytest.fixture
+def record(tmp_path):
+    runs = [
+        run("EI", 1, 0.5, 0.8, test=0.7),
+        run("EI", 0, 0.5, 0.6, test=0.6),
+        run("random", 0, 0.5, 0.2),
+        run("random", 1, 0.5, 0.2),
+        *(run("A", seed, 0.5, 0.5) for seed in range(3)),
+        *(run("B", seed, 0.5, value) for seed, value in enumerate((0.6, 0.7, 0.8))),
+        run("one seed", 0, 0.5, 0.9),
+        {"arm": "random", "seed": 2, "error": "Traceback\nRuntimeError: out of memory"},
+    ]
+    path = tmp_path / "tiny.json"
+    path.write_text(json.dumps({"device": "cpu", "runs": runs}))
+    return read_record(path)
+
+
+def test_runs_are_found_by_arm_and_seed_and_failures_aside(record):
+    assert record.about == {"device": "cpu"}
+    seeds = {arm: list(runs) for arm, runs in record.runs.items()}
+    assert seeds == {"EI": [0, 1], "random": [0, 1], "A": [0, 1, 2], "B": [0, 1, 2], "one seed": [0]}
+    assert record.failed == (("random", 2, "Traceback\nRuntimeError: out of memory"),)
+    assert record.values("EI", "accuracy") == {0: 0.6, 1: 0.8}
+    assert record.values("EI", "accuracy", 0) == {0: 0.5, 1: 0.5}
+    assert record.values("random", "accuracy", "test") == {} == record.values("nobody", "accuracy")
+    assert list(record.rounds("random", "EI", "nobody")) == ["random", "EI"]
+
+
+def test_differences_are_paired_by_seed_where_there_are_enough(record):
+    found = record.difference("A", "B", "accuracy")
+    assert found.value == pytest.approx(0.2)
+    # Mean of 0.1, 0.2, 0.3; standard error 0.1 / sqrt(3); Student's t with two degrees of freedom.
+    assert found.high - found.value == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)
+    assert record.gain("B", "accuracy") == found
+    few = record.difference("random", "EI", "accuracy")  # two seeds: 32 and 112 of 160
+    assert few == difference_interval(wilson_interval(32, 160), wilson_interval(112, 160))
+    one = record.difference("EI", "one seed", "accuracy")  # seed 0 alone is common
+    assert one == difference_interval(wilson_interval(48, 80), wilson_interval(72, 80))
+    assert record.gain("random", "accuracy").value == pytest.approx(-0.3)
+    assert record.difference("EI", "nobody", "accuracy") is None
+    assert record.difference("EI", "random", "avg_gen_len") is None
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"runs": [{"arm": "EI"}]}', '{"device": "cpu"}'])
+def test_other_files_are_refused(tmp_path, content):
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(DataError, match=r"x\.json: holds no recorded"):
+        read_record(path)
+    with pytest.raises(DataError):
+        read_record(tmp_path / "missing.json")
+
+
+def test_a_row_an_arm_with_its_mean_and_its_seeds(record):
+    values = {arm: {"strict": list(record.values(arm, "accuracy").values())} for arm in record.runs}
+    panel = plot_arms(values).axes[0]
+    assert [label.get_text() for label in panel.get_yticklabels()] == ["EI", "random", "A", "B", "one seed"]
+    points = [line for line in panel.lines if line.get_markersize() == 3.5]
+    assert [list(line.get_xdata()) for line in points][:2] == [[0.6, 0.8], [0.2, 0.2]]
+    assert list(points[-1].get_xdata()) == [0.9]
+    means = [line.get_xdata()[0] for line in panel.lines if line.get_markersize() == 7]
+    assert means == pytest.approx([0.7, 0.2, 0.5, 0.7])
+    with pytest.raises(DataError):
+        plot_arms({})
+
+
+def test_curves_have_the_interval_of_the_seeds(record):
+    panel = plot_rounds(record.rounds("EI", "random"), ("accuracy",)).axes[0]
+    assert [list(line.get_ydata()) for line in panel.lines] == [[0.5, pytest.approx(0.7)], [0.5, 0.2]]
+    with pytest.raises(DataError):
+        plot_rounds({"EI": []})
