@@ -210,6 +210,7 @@ def estimates_part(shape: ModelShape, setup: StepSetup, device: torch.device) ->
 def memory_capped(device: torch.device, cap: int) -> Iterator[Any]:
     """A meter under a cap of ``cap`` bytes: on a GPU the caching allocator may reserve no more than that."""
     if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)  # the cap wants a number
         total = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(min(cap / total, 1.0), device)
     try:

@@ -29,7 +29,9 @@ METRIC_LABELS = {
     "avg_gen_len_correct": "mean length of right answers (tokens)",
     "avg_gen_len_wrong": "mean length of wrong answers (tokens)",
     "entropy": "mean entropy (nats)",
+    "reference_loss": "loss on the references (nats per token)",
 }
+_IN_UNITS = ("avg_gen_len", "avg_gen_len_correct", "avg_gen_len_wrong", "entropy", "reference_loss")
 DEFAULT_METRICS = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate", "avg_gen_len", "entropy")
 
 
@@ -73,7 +75,8 @@ def plot_evaluations(
     for panel, name in zip(panels, present, strict=False):
         for index, (label, records) in enumerate(runs.items()):
             _curve(panel, records, name, label, index)
-        rate = any(f"{name}_low" in record for records in runs.values() for record in records)
+        bounded = any(f"{name}_low" in record for records in runs.values() for record in records)
+        rate = bounded and name not in _IN_UNITS
         if rate:
             panel.set_ylim(-0.02, 1.02)
             panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 
-from cs336_sft import checkpoints
+from cs336_sft import checkpoints, processes
 from cs336_sft.adapters import add_adapter, load_quantized, note_base
 from cs336_sft.evaluation import evaluate
 from cs336_sft.grading import get_reward_fn
@@ -29,12 +29,13 @@ from cs336_sft.models import load_model_and_tokenizer
 from cs336_sft.profiles import Profile, get_profile, with_model
 from cs336_sft.prompts import PromptTemplate, get_template
 from cs336_sft.records import Problem
+from cs336_sft.reference_loss import reference_loss
 from cs336_sft.run_directory import RunDirectory
 from cs336_sft.run_files import Record, plain, read_json, write_json
 from cs336_sft.run_settings import RunSettings
 from cs336_sft.samplers import make_sampler
 from cs336_sft.sampling import Sampler, SamplingConfig
-from cs336_sft.tokenization import make_examples
+from cs336_sft.tokenization import make_examples, padding_id
 from cs336_sft.training import TrainingResult, train_sft
 from cs336_sft.training_checks import fingerprint_problems
 from cs336_sft.vllm_config import VLLMConfig
@@ -116,24 +117,30 @@ def run_sft(
     model, tokenizer = load_policy(settings, profile)
     examples = make_examples(data.training, template, tokenizer, append_eos=settings.append_eos)
     # The engine first: it takes its share of what is free on the card, training the rest.
-    with make_sampler(
-        settings.sampler,
-        model,
-        tokenizer,
-        source=profile.model_source(),
-        batch_size=settings.eval_batch_size,
-        vllm=engine or VLLMConfig(gpu_memory_utilization=0.3),
-    ) as sampler:
-        measure = Measure(settings, profile, model, sampler, template)
+    # Of several processes each generates its share with Hugging Face; an engine is the main one's alone.
+    own_sampler = settings.sampler == "hf" or processes.is_main()
+    with (
+        make_sampler(
+            settings.sampler,
+            model,
+            tokenizer,
+            source=profile.model_source(),
+            batch_size=settings.eval_batch_size,
+            vllm=engine or VLLMConfig(gpu_memory_utilization=0.3),
+        )
+        if own_sampler
+        else nullcontext() as sampler
+    ):
+        measure = Measure(settings, profile, model, tokenizer, processes.SharedSampler(sampler), template)
         facts = measure.facts(data.validation)
         tracked = _BestWeights(run, model) if settings.test == "best" else None
 
         def evaluator(step: int) -> Record:
             path = run.generations / f"step-{step:06d}.jsonl"
-            if step == 0 and base_cache is not None:
+            if step == 0 and base_cache is not None and processes.world_size() == 1:
                 return _cached(Path(base_cache), measure.base_key(facts), path, lambda: measure(data.validation, path))
             metrics = measure(data.validation, path)
-            if tracked is not None and step > 0:
+            if tracked is not None and step > 0 and processes.is_main():
                 tracked.offer(step, metrics["accuracy"])
             return metrics
 
@@ -148,14 +155,15 @@ def run_sft(
         )
         test = None
         if not result.interrupted:
-            if settings.adapter is not None:
+            if settings.adapter is not None and processes.is_main():
                 note_base(run.final, profile.model, settings.adapter)
             test = _test(run, settings, result, data, measure, tracked)
             # What the run took from the device, for comparisons of memory; 0 on a CPU.
             peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
             trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             about = {"settings": settings.to_flat(), "trained_parameters": trained, "peak_memory_bytes": peak}
-            write_json(run.path / "settings.json", about)
+            if processes.is_main():
+                write_json(run.path / "settings.json", about)
     return RunOutcome(result, test, overlap(data.training, data.validation))
 
 
@@ -206,18 +214,19 @@ def _frozen_dtype(settings: RunSettings) -> torch.dtype:
 
 
 class Measure:
-    """Generates answers with the model as it is now, grades them, keeps them in a file and returns the metrics."""
+    """Generates answers with the model as it is now, keeps them, and returns their metrics and the references' loss."""
 
     def __init__(
         self,
         settings: RunSettings,
         profile: Profile,
         model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
         sampler: Sampler,
         template: PromptTemplate,
     ) -> None:
         self.settings, self.profile, self.model, self.template = settings, profile, model, template
-        self.sampler = sampler
+        self.tokenizer, self.sampler = tokenizer, sampler
         self.sampling = SamplingConfig(max_new_tokens=settings.limit, stop=template.stop, record_entropy=True)
         self.reward_fn = get_reward_fn(template.name)
 
@@ -227,7 +236,10 @@ class Measure:
         with torch.autocast("cuda", dtype=torch.bfloat16) if cuda else nullcontext():
             self.sampler.update_weights(self.model)
             evaluation = evaluate(self.sampler, problems, self.template, self.reward_fn, self.sampling, path=path)
-        return evaluation.metrics.as_dict()
+            # The loss on the reference answers shows overfitting before accuracy does, and costs one forward pass.
+            examples = make_examples(problems, self.template, self.tokenizer)
+            loss = reference_loss(self.model, examples, padding_id(self.tokenizer))
+        return evaluation.metrics.as_dict() | {"reference_loss": loss}
 
     def facts(self, problems: Sequence[Problem]) -> Record:
         """What is measured with: part of the run's identity."""
@@ -310,7 +322,10 @@ def _test(
     if not path.exists():
         step = tracked.load() if tracked else result.steps
         metrics = plain(measure(data.test, run.generations / "test.jsonl"))
-        write_json(path, {"step": step, "problems": fingerprint_problems(data.test), **metrics})
+        record = {"step": step, "problems": fingerprint_problems(data.test), **metrics}
+        if processes.is_main():
+            write_json(path, record)
+        return record
     return read_json(path)
 
 

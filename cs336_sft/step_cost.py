@@ -1,15 +1,15 @@
-"""What one optimizer step costs: tokens per second, and the memory that its forward pass keeps for its backward pass.
+"""What one optimizer step costs: tokens per second, and memory on top of weights and AdamW's averages.
 
-    cost = measure_step(model, examples[:16], pad_id, micro_batch_size=4)
+    cost = measure_cost(model, examples[:16], pad_id, micro_batch_size=4)
 
-The weights, gradients and AdamW's averages are the same for every batch size; what grows with the microbatch are the
-activations. On the CPU they are counted tensor by tensor, exactly; on a GPU the allocator's peak is given too.
+Weights, gradients and AdamW's averages are the same for every batch size; what grows with the microbatch are the
+activations. ``memory`` estimates the whole of it beforehand; this measures real examples, padding included.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
@@ -18,9 +18,9 @@ import torch
 
 from cs336_sft.batching import padding_share, split_microbatches
 from cs336_sft.errors import ConfigError
-from cs336_sft.losses import token_weighted_loss
-from cs336_sft.records import Batch, Example
-from cs336_sft.sft_step import response_log_probs
+from cs336_sft.memory_measurement import measured
+from cs336_sft.records import Example
+from cs336_sft.sft_step import response_loss
 from cs336_sft.tokenization import collate, count_targets
 
 if TYPE_CHECKING:
@@ -38,8 +38,7 @@ class StepCost:
         padding: share of the padded positions that are padding.
         loss: nats per target token, of the whole step.
         seconds: median over the repetitions.
-        saved_bytes: activations that the largest microbatch keeps for its backward pass; parameters not counted.
-        peak_bytes: the GPU allocator's peak above what was there before; None on the CPU.
+        peak_bytes: the most that was alive at one time, above what was there before: activations and gradients.
     """
 
     batch_size: int
@@ -49,8 +48,7 @@ class StepCost:
     padding: float
     loss: float
     seconds: float
-    saved_bytes: int
-    peak_bytes: int | None
+    peak_bytes: int
 
     @property
     def tokens_per_second(self) -> float:
@@ -58,7 +56,7 @@ class StepCost:
         return self.tokens / self.seconds
 
 
-def measure_step(
+def measure_cost(
     model: PreTrainedModel,
     examples: Sequence[Example],
     pad_id: int,
@@ -75,6 +73,12 @@ def measure_step(
 
     Raises:
         ConfigError: no example, or a number below 1.
+
+    >>> from cs336_sft.models import embedded_model_path, load_model_and_tokenizer
+    >>> model, _ = load_model_and_tokenizer(embedded_model_path())
+    >>> cost = measure_cost(model, [Example((5, 6), (7, 8)), Example((5,), (6,))], pad_id=0, micro_batch_size=1)
+    >>> cost.microbatches, cost.tokens, cost.padding
+    (2, 6, 0.0)
     """
     micro = len(examples) if micro_batch_size is None else micro_batch_size
     if min(len(examples), micro, repeats) < 1:
@@ -83,40 +87,29 @@ def measure_step(
         )
     lengths = [len(example) for example in examples]
     parts = split_microbatches(range(len(examples)), lengths, max_sequences=micro)
-    batches = [
-        Batch(**{name: tensor.to(model.device) for name, tensor in vars(batch).items()})
-        for batch in (collate([examples[index] for index in part], pad_id) for part in parts)
-    ]
-    targets = count_targets(examples)
-
-    def forward(batch: Batch) -> torch.Tensor:
-        log_probs, mask, _ = response_log_probs(model, batch)
-        return token_weighted_loss(log_probs, mask, targets)
+    batches = [collate([examples[index] for index in part], pad_id) for part in parts]
+    device = next(model.parameters()).device
+    weight = 1.0 / count_targets(examples)
 
     def step() -> float:
         model.zero_grad(set_to_none=True)
-        loss = 0.0
+        losses = []
         for batch in batches:
-            part = forward(batch)
-            part.backward()
-            loss += float(part.detach())
-        return loss
+            loss, _, _ = response_loss(model, batch, weight, device)
+            loss.backward()
+            losses.append(loss.detach())
+        return float(torch.stack(losses).sum())  # waits for the GPU
 
-    cuda = model.device.type == "cuda"
     model.zero_grad(set_to_none=True)
-    saved = max(saved_bytes(model, lambda batch=batch: forward(batch)) for batch in batches)
-    if cuda:
-        torch.cuda.synchronize()
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-    loss = step()
-    peak = torch.cuda.max_memory_allocated() - before if cuda else None
+    with measured(device) as meter:
+        before = meter.live
+        meter.reset_peak()
+        loss = step()
+        peak = meter.peak - before
     seconds = []
     for _ in range(repeats):
         began = time.perf_counter()
         step()
-        if cuda:
-            torch.cuda.synchronize()
         seconds.append(time.perf_counter() - began)
     return StepCost(
         batch_size=len(examples),
@@ -126,29 +119,5 @@ def measure_step(
         padding=padding_share(parts, lengths),
         loss=loss,
         seconds=median(seconds),
-        saved_bytes=saved,
         peak_bytes=peak,
     )
-
-
-def saved_bytes(model: torch.nn.Module, forward: Callable[[], torch.Tensor]) -> int:
-    """Bytes that autograd keeps after a forward pass, each piece of memory once; parameters not counted.
-
-    >>> layer = torch.nn.Linear(4, 4)
-    >>> x = torch.ones(2, 4)
-    >>> saved_bytes(layer, lambda: layer(x).exp().sum())  # x for the weight's gradient, exp(...) for its own: 2 * 32
-    64
-    """
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in parameters:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        loss = forward()  # while it lives nothing that was saved is freed, so that no address comes twice
-    del loss
-    return sum(kept.values())

@@ -53,6 +53,7 @@ TEMPLATE = get_template("gsm8k")
 ARMS: dict[str, dict[str, Any]] = {
     "expert iteration": {},
     "random samples": {"select": "random", "like": True},
+    "random, finished": {"select": "finished", "like": True},
     "human solutions": {"select": "human", "like": True},
     "one per question": {"per_question_cap": 1, "like": True},
     "grader with 20 % errors": {"grader_error": 0.2, "like": True},
@@ -64,7 +65,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "base, lenient, format added": {"base": True, "judge": "lenient", "add_format": True},
     "base, lenient": {"base": True, "judge": "lenient"},
 }
-SMOLLM2_ARMS = ("expert iteration", "random samples", "G = 8", "3 epochs a round")
+FIRST = ("expert iteration", "G = 2", "G = 8", "3 epochs a round")
+SMOLLM2_ARMS = ("expert iteration", "random samples", "random, finished", "G = 8", "3 epochs a round")
 
 
 def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
@@ -74,7 +76,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
         return ExpertIterationConfig(
             rounds=2 if small else 5,
             questions_per_round=16 if small else 128,
-            temperature=0.3,
+            temperature=0.3 if args.temperature is None else args.temperature,
             max_new_tokens=160,
             chunk_questions=128,
             sft=SFTConfig(learning_rate=1e-4, epochs=1, keep_checkpoints=1, progress=False),
@@ -83,7 +85,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
     return ExpertIterationConfig(
         rounds=1 if small else 5,
         questions_per_round=4 if small else 256,
-        temperature=0.7,
+        temperature=0.7 if args.temperature is None else args.temperature,
         max_new_tokens=32 if small else 200,
         chunk_questions=256,
         keep_rounds=1,
@@ -216,17 +218,19 @@ def record_tiny(args: argparse.Namespace, work: Path) -> None:
             start = source if ARMS[arm].get("base") else start_of[seed]
             return pool.submit(run_arm, arm, seed, counts, start, work, args, "tiny")
 
-        # The first arm, which others wait for, and the slowest ones come first.
-        free = sorted((arm for arm in arms if not ARMS[arm].get("like")), key=lambda arm: arm != "expert iteration")
-        waiting = {submit(arm, seed) for arm in free for seed in range(args.seeds)}
+        # Controls wait for the first arm's counts; what matters least comes last, should the time run out.
+        at_once = [arm for arm in arms if arm in FIRST]
+        later = sorted((arm for arm in arms if arm not in FIRST), key=lambda arm: not ARMS[arm].get("like"))
+        waiting = {submit(arm, seed) for arm in at_once for seed in range(args.seeds)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for future in done:
                 run = future.result()
                 recorder.add(run)
-                if run["arm"] == "expert iteration" and "error" not in run:
+                if run["arm"] == FIRST[0] and "error" not in run:
                     counts = [record["kept_n"] for record in run["rounds"][1:]]
-                    waiting |= {submit(arm, run["seed"], counts) for arm in arms if ARMS[arm].get("like")}
+                    for arm in later:
+                        waiting.add(submit(arm, run["seed"], counts if ARMS[arm].get("like") else None))
 
 
 def record_smollm2(args: argparse.Namespace, work: Path) -> None:
@@ -290,6 +294,7 @@ def main() -> None:
     parser.add_argument("--model", help="model folder in place of the profile's")
     parser.add_argument("--name", help="of the JSON file, in place of the part's")
     parser.add_argument("--sft-size", type=int, help="examples that the start is fine-tuned on; default: 128, 512")
+    parser.add_argument("--temperature", type=float, help="of the rollouts (tiny 0.3, smollm2 0.7)")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), metavar="ARM", help="default: all of the part")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=12, help="processes at once (tiny)")

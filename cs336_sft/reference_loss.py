@@ -1,4 +1,4 @@
-"""The loss of a model on examples that it is not trained on: the other half of a training curve.
+"""The loss of a model on reference answers that it is not trained on: the other half of a training curve.
 
 Accuracy counts problems, and a few hundred problems are coarse. The loss counts every token of every reference answer,
 so it shows earlier and with less noise when training begins to learn the training examples by heart. It costs one
@@ -14,8 +14,8 @@ import torch
 
 from cs336_sft.batching import split_microbatches
 from cs336_sft.errors import DataError
-from cs336_sft.records import Batch, Example
-from cs336_sft.sft_step import response_log_probs
+from cs336_sft.logprobs import get_response_log_probs
+from cs336_sft.records import Example
 from cs336_sft.tokenization import collate
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 
 @torch.no_grad()
-def response_loss(
-    model: PreTrainedModel, examples: Sequence[Example], pad_id: int, *, batch_tokens: int = 8192
+def reference_loss(
+    model: PreTrainedModel, examples: Sequence[Example], pad_id: int, *, batch_tokens: int = 4096
 ) -> float:
     """Mean negative log-likelihood of the response tokens, in nats: what ``train_sft`` logs as ``loss``.
 
@@ -39,26 +39,25 @@ def response_loss(
     Raises:
         DataError: there is no response token.
 
-    >>> import torch
-    >>> from types import SimpleNamespace
-    >>> class Even(torch.nn.Module):  # gives all 4 tokens the same probability
-    ...     device = torch.device("cpu")
-    ...     def forward(self, input_ids, use_cache, logits_to_keep):
-    ...         return SimpleNamespace(logits=torch.zeros(len(input_ids), logits_to_keep, 4))
-    >>> round(response_loss(Even(), [Example((1, 2), (3, 0)), Example((1,), (0,))], pad_id=0), 4)  # log 4
-    1.3863
+    >>> from cs336_sft.models import embedded_model_path, load_model_and_tokenizer
+    >>> model, _ = load_model_and_tokenizer(embedded_model_path())
+    >>> examples = [Example((5, 6), (7, 8, 9)), Example((5,), (6,))]
+    >>> whole, each = (reference_loss(model, part, pad_id=0) for part in (examples, examples[:1]))
+    >>> alone = reference_loss(model, examples[1:], pad_id=0)
+    >>> abs(whole - (3 * each + alone) / 4) < 1e-5  # weighed by tokens
+    True
     """
     lengths = [len(example) for example in examples]
+    device = next(model.parameters()).device
     training = model.training
     model.eval()
     try:
         total, targets = 0.0, 0
         for part in split_microbatches(range(len(examples)), lengths, max_tokens=batch_tokens):
             batch = collate([examples[index] for index in part], pad_id)
-            batch = Batch(**{name: tensor.to(model.device) for name, tensor in vars(batch).items()})
-            log_probs, mask, _ = response_log_probs(model, batch)
-            total -= float(log_probs[mask].double().sum())
-            targets += int(mask.sum())
+            log_probs = get_response_log_probs(model, batch.input_ids.to(device), batch.labels.to(device))["log_probs"]
+            total -= float(log_probs[batch.response_mask.to(device)].double().sum())
+            targets += int(batch.response_mask.sum())
     finally:
         model.train(training)
     if targets == 0:

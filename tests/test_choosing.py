@@ -1,0 +1,60 @@
+"""How often another sample of problems would choose another model."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from cs336_sft.choosing import share_of_wins, winners_bonus
+from cs336_sft.errors import DataError
+
+
+def exact_wins(outcomes: dict[str, list[float]], n: int) -> dict[str, float]:
+    """All samples of n problems, one by one."""
+    size = len(next(iter(outcomes.values())))
+    wins = dict.fromkeys(outcomes, 0.0)
+    samples = list(itertools.product(range(size), repeat=n))
+    for sample in samples:
+        sums = {name: sum(values[i] for i in sample) for name, values in outcomes.items()}
+        best = [name for name, total in sums.items() if total == max(sums.values())]
+        for name in best:
+            wins[name] += 1 / len(best) / len(samples)
+    return wins
+
+
+def test_the_share_of_wins_is_that_of_all_samples() -> None:
+    outcomes = {"a": [1, 1, 0, 0], "b": [1, 0, 1, 0], "c": [0, 0, 0, 1]}
+    exact = exact_wins(outcomes, 3)
+    drawn = share_of_wins(outcomes, 3, draws=40_000)
+    assert sum(drawn.values()) == pytest.approx(1.0)
+    for name in outcomes:
+        assert drawn[name] == pytest.approx(exact[name], abs=0.012)
+
+
+def test_problems_are_drawn_together_for_all_candidates() -> None:
+    # "b" is right wherever "a" is and once more: on the same problems it can never lose.
+    outcomes = {"a": [1, 0, 0] * 10, "b": [1, 0, 0] * 9 + [1, 1, 0]}
+    wins = share_of_wins(outcomes, 30, draws=500)
+    assert wins["b"] > wins["a"] and winners_bonus(outcomes, 30, draws=500) >= -0.02
+
+
+def test_more_problems_settle_the_choice_and_shrink_the_bonus() -> None:
+    rng = np.random.default_rng(1)
+    outcomes = {"a": (rng.random(600) < 0.60).astype(float), "b": (rng.random(600) < 0.70).astype(float)}
+    few, many = (share_of_wins(outcomes, n, draws=1000)["b"] for n in (16, 1024))
+    assert few < many and many > 0.95
+    assert winners_bonus(outcomes, 16, draws=1000) > winners_bonus(outcomes, 1024, draws=1000)
+
+
+def test_the_seed_fixes_the_draws() -> None:
+    outcomes = {"a": [1, 0, 1, 0, 0], "b": [0, 1, 0, 1, 1]}
+    assert share_of_wins(outcomes, 7, seed=3) == share_of_wins(outcomes, 7, seed=3)
+    assert share_of_wins(outcomes, 7, seed=3) != share_of_wins(outcomes, 7, seed=4)
+
+
+@pytest.mark.parametrize("outcomes", [{}, {"a": []}, {"a": [1.0], "b": [1.0, 0.0]}])
+def test_nothing_to_choose_from_is_an_error(outcomes) -> None:
+    with pytest.raises(DataError):
+        share_of_wins(outcomes, 4)
