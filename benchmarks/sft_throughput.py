@@ -1,6 +1,6 @@
 """Tokens a second of supervised fine-tuning: this loop, TRL's SFTTrainer, and a plain loop, in one run.
 
-    python benchmarks/sft_throughput.py --out recorded/sft_throughput.json        # one H100: about 8 minutes
+    python benchmarks/sft_throughput.py --out recorded/sft_throughput/h100.json   # one H100: about 8 minutes
 
 A model of Qwen2.5-1.5B's shape with random weights is trained on sequences of GSM8K's lengths (``gsm8k_lengths.json``:
 percentiles of the training set's prompts and answers; the ids are drawn at random, some more often than others, so

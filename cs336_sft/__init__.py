@@ -54,7 +54,7 @@ _HOME = {
     "intervals": ("clustered_rate_interval", "mean_interval", "paired_difference_interval", "wilson_interval"),
     "metrics": ("Metrics", "compute_metrics"),
     "evaluation": ("Evaluation", "evaluate", "read_generations", "rescore_at_limit"),
-    "stopping": ("count_endings", "eos_log_probs", "find_first_answer"),
+    "stopping": ("count_endings", "eos_log_probs", "find_first_answer", "find_recorded_answer"),
     "rescoring": ("rescore_at_first_answer", "rescore_in_context", "rescore_with_stop"),
     "generation_log": ("log_generations",),
     "training": ("SFTConfig", "TrainingResult", "load_result", "train_sft"),

@@ -7,8 +7,10 @@ limit mends, and outputs whose answer was long out, which it only makes longer. 
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import torch
@@ -67,6 +69,24 @@ def find_first_answer(
     # The token that holds the answer's first character belongs to it.
     start = tokens_until(tokenizer, ids, text[: found.start() + 1]) - 1
     return AnswerSpan(start, tokens_until(tokenizer, ids, text[: found.end()]))
+
+
+def find_recorded_answer(
+    text: str, token_ends: Sequence[int], pattern: re.Pattern[str] = GSM8K_ANSWER
+) -> AnswerSpan | None:
+    """`find_first_answer` for a recorded generation, whose tokens are known by the characters that each adds.
+
+    Args:
+        token_ends: see ``sweep_record.token_ends``.
+
+    >>> find_recorded_answer("so\\n#### 18", [2, 1, 4, 1, 1, 1, 0])
+    AnswerSpan(start=2, end=6)
+    """
+    found = pattern.search(text, 0, cut_position(text))
+    if found is None:
+        return None
+    reached = list(accumulate(token_ends))  # characters that the first 1, 2, ... tokens show
+    return AnswerSpan(bisect_left(reached, found.start() + 1), bisect_left(reached, found.end()) + 1)
 
 
 def tokens_until(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], beginning: str) -> int:

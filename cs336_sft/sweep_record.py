@@ -222,7 +222,7 @@ def generations_path(path: str | Path) -> Path:
 
 
 def write_generation_record(path: Path, runs: Iterable[SweepRun], folder: str | Path) -> None:
-    """Write the last evaluation of each run, one generation a line.
+    """Write the last evaluation of each run, and the one before training once; one generation a line.
 
     Kept are the text, its length in tokens, and where in the text each token ends (``token_ends``, in characters, as
     differences), so that any lower limit can be tried without the tokenizer. Questions are not kept: the id names
@@ -234,12 +234,15 @@ def write_generation_record(path: Path, runs: Iterable[SweepRun], folder: str | 
     tokenizers: dict[str, Any] = {}
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with gzip.open(temporary, "wt", encoding="utf-8", compresslevel=9) as file:
-        for run in runs:
+        for number, run in enumerate(runs):
             source = str(with_model(get_profile(run.settings.profile), run.settings.model).model_source())
             if source not in tokenizers:
                 tokenizers[source] = load_tokenizer(source)
             generations = RunDirectory(Path(folder) / run.name).generations
-            for kept in (*sorted(generations.glob("step-*.jsonl"))[-1:], *generations.glob("test.jsonl")):
+            steps = sorted(generations.glob("step-*.jsonl"))
+            # Step 0 is the same model in every run of a sweep over one model: the first run's is enough.
+            wanted = [*steps[-1:], *generations.glob("test.jsonl"), *(steps[:1] if number == 0 else ())]
+            for kept in dict.fromkeys(wanted):
                 for item in read_generations(kept):
                     ids = item.generation.token_ids
                     line = {

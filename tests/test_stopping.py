@@ -19,7 +19,16 @@ from cs336_sft.records import Example, Generation, Graded, Problem
 from cs336_sft.rescoring import rescore_at_first_answer, rescore_in_context, rescore_with_stop
 from cs336_sft.response_text import decode_response
 from cs336_sft.sampling import SamplingConfig
-from cs336_sft.stopping import GSM8K_ANSWER, AnswerSpan, count_endings, eos_log_probs, find_first_answer, tokens_until
+from cs336_sft.stopping import (
+    GSM8K_ANSWER,
+    AnswerSpan,
+    count_endings,
+    eos_log_probs,
+    find_first_answer,
+    find_recorded_answer,
+    tokens_until,
+)
+from cs336_sft.sweep_record import token_ends
 
 TEXTS = [
     " 3*12 = <<3*12=36>>36\n#### 36",
@@ -59,6 +68,9 @@ def first_answer_by_search(tokenizer, ids) -> AnswerSpan | None:
 def test_first_answer_against_a_search_from_the_definition(tokenizer, text) -> None:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]
     assert find_first_answer(tokenizer, ids) == first_answer_by_search(tokenizer, ids)
+    # A record knows the tokens by their lengths alone.
+    whole = decode_response(tokenizer, ids)
+    assert find_recorded_answer(whole, token_ends(tokenizer, ids, whole)) == first_answer_by_search(tokenizer, ids)
     # End-of-text adds no answer and moves none.
     assert find_first_answer(tokenizer, [*ids, tokenizer.eos_token_id]) == first_answer_by_search(tokenizer, ids)
 
