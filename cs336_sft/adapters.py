@@ -100,6 +100,8 @@ def load_quantized(
     from cs336_sft.models import best_device, load_model_and_tokenizer
 
     device = torch.device(device or best_device())
+    if device.type == "cuda" and device.index is None:  # accelerate compares the number
+        device = torch.device("cuda", torch.cuda.current_device())
     compute_dtype = compute_dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     settings = BitsAndBytesConfig(
         load_in_4bit=True,

@@ -158,12 +158,12 @@ class _Recomputed(torch.autograd.Function):
             return *gradients, None, None, None, None, None
         gradients = _Gradients(ctx.needs_input_grad, *ctx.saved_tensors)
         labels, top, log_total, log_probs = ctx.statistics
-        step = _compiled(_gradient_of_logits, hidden)
+        step, weights = _compiled(_gradient_of_logits, hidden), grad_log_probs * ctx.head.scale
         for rows in _chunks(hidden, ctx.chunk_size):
             logits = _logits(hidden[rows], weight, bias, ctx.head)  # [c, V], the same again
             of_capped = _slope_of_cap(logits, ctx.head)
-            gradient = step(logits, labels[rows], top[rows], log_total[rows], log_probs[rows], grad_log_probs[rows])
-            gradients.add(rows, _before_cap(gradient, of_capped, ctx.head), hidden[rows], weight)
+            of_rows = (labels[rows], top[rows], log_total[rows], log_probs[rows], weights[rows])
+            gradients.add(rows, step(logits, *of_rows, hidden.dtype), of_capped, hidden[rows], weight)
         return *gradients.results(), None, None, None, None
 
 
@@ -193,10 +193,11 @@ class _OnePass(torch.autograd.Function):
         for rows in _chunks(hidden, chunk_size):
             logits = _logits(hidden[rows], weight, bias, head)  # [c, V]
             of_capped = _slope_of_cap(logits, head)
-            gradient, log_probs[rows], found = step(logits, labels[rows], -weights[rows], with_entropy)
+            scaled = -head.scale * weights[rows]
+            gradient, log_probs[rows], found = step(logits, labels[rows], scaled, with_entropy, hidden.dtype)
             if with_entropy:
                 entropy[rows] = found
-            gradients.add(rows, _before_cap(gradient, of_capped, head), hidden[rows], weight)
+            gradients.add(rows, gradient, of_capped, hidden[rows], weight)
         ctx.gradients = gradients.results()
         ctx.mark_non_differentiable(log_probs, entropy)
         return -(weights * log_probs).sum(), log_probs, entropy
@@ -223,11 +224,19 @@ class _Gradients:
         self.bias = torch.zeros_like(bias, dtype=sum_dtype) if bias is not None and wanted[2] else None
         self.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
 
-    def add(self, rows: slice, gradient: torch.Tensor, hidden: torch.Tensor, weight: torch.Tensor) -> None:
-        """One chunk's share, from the gradient of its logits before scale and cap, ``[c, V]``."""
+    def add(
+        self,
+        rows: slice,
+        gradient: torch.Tensor,
+        slope_of_cap: torch.Tensor | None,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+    ) -> None:
+        """One chunk's share, from the gradient of its logits, ``[c, V]`` in the operands' dtype."""
+        if slope_of_cap is not None:
+            gradient = (gradient * slope_of_cap).to(hidden.dtype)
         if self.bias is not None:
-            self.bias += gradient.sum(dim=0)
-        gradient = gradient.to(hidden.dtype)  # half precision for half-precision products
+            self.bias += gradient.sum(dim=0, dtype=self.bias.dtype)
         if self.hidden is not None:
             self.hidden[rows] = product(gradient, weight)
         if self.weight is not None:
@@ -267,16 +276,17 @@ def _gradient_of_logits(
     log_total: torch.Tensor,
     log_probs: torch.Tensor,
     weights: torch.Tensor,
+    dtype: torch.dtype,
 ) -> torch.Tensor:
-    """``weight * (onehot - p)``, the gradient of ``sum_i weight_i * log p_i``; ``[c, V]``."""
+    """``weight * (onehot - p)``, the gradient of ``sum_i weight_i * log p_i``; ``[c, V]`` in ``dtype``."""
     gradient = logits.sub_(top.unsqueeze(-1)).sub_(log_total.unsqueeze(-1)).exp_().mul_(-weights.unsqueeze(-1))
-    return _put_label(gradient, labels, log_probs, weights)
+    return _put_label(gradient.to(dtype), labels, log_probs, weights)
 
 
 def _log_softmax_and_gradient(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, with_entropy: bool
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, with_entropy: bool, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """``(weight * (onehot - p) [c, V], log-probability [c], entropy [c])``."""
+    """``(weight * (onehot - p) [c, V] in dtype, log-probability [c], entropy [c])``."""
     top = logits.amax(dim=-1, keepdim=True)
     logits = logits.sub_(top).clamp_(min=torch.finfo(logits.dtype).min)
     chosen = logits.gather(-1, labels.unsqueeze(-1))
@@ -287,13 +297,13 @@ def _log_softmax_and_gradient(
     if with_entropy:
         entropy = (total.log() - logits.mul_(probabilities).sum(dim=-1, keepdim=True) / total).squeeze(-1)
     gradient = probabilities.mul_(-weights.unsqueeze(-1) / total)
-    return _put_label(gradient, labels, log_probs, weights), log_probs, entropy
+    return _put_label(gradient.to(dtype), labels, log_probs, weights), log_probs, entropy
 
 
 def _put_label(gradient: torch.Tensor, labels: torch.Tensor, log_probs: torch.Tensor, weights: torch.Tensor):
     """``1 - p`` of the label, without the cancellation that a sure token (p near 1) would suffer."""
     at_label = -torch.expm1(log_probs) * weights
-    return gradient.scatter_(-1, labels.unsqueeze(-1), at_label.unsqueeze(-1))
+    return gradient.scatter_(-1, labels.unsqueeze(-1), at_label.unsqueeze(-1).to(gradient.dtype))
 
 
 # --- scale and cap ----------------------------------------------------------------------------------------------------
@@ -312,12 +322,6 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 def _slope_of_cap(logits: torch.Tensor, head: OutputHead) -> torch.Tensor | None:
     """d cap*tanh(z/cap) / dz = 1 - (capped / cap)^2, kept before the logits are overwritten."""
     return None if head.cap is None else 1.0 - (logits / head.cap).square_()
-
-
-def _before_cap(gradient: torch.Tensor, slope: torch.Tensor | None, head: OutputHead) -> torch.Tensor:
-    if slope is not None:
-        gradient = gradient.mul_(slope)
-    return gradient if head.scale == 1.0 else gradient.mul_(head.scale)
 
 
 # --- dtypes and chunks ------------------------------------------------------------------------------------------------
@@ -360,7 +364,8 @@ def _compiled(function: Callable, hidden: torch.Tensor) -> Callable:
 
 @lru_cache
 def _compile(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=True)
+    # The copy is never made; without it the compiled code would write back the logits, which nobody needs.
+    return torch.compile(lambda logits, *rest: function(logits.clone(), *rest), dynamic=True)
 
 
 # --- heads that are not one matrix ------------------------------------------------------------------------------------

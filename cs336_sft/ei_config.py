@@ -10,7 +10,7 @@ from cs336_sft.errors import ConfigError
 from cs336_sft.sampling import SamplingConfig
 from cs336_sft.sft_config import SFTConfig
 
-Select = Literal["correct", "random", "human"]
+Select = Literal["correct", "random", "finished", "human"]
 Judge = Literal["strict", "lenient"]
 
 
@@ -30,7 +30,8 @@ class ExpertIterationConfig:
         optimizer: ``"reset"`` begins every round with fresh AdamW states, ``"keep"`` takes over those of the round
             before.
         select: what is trained on: ``"correct"`` samples (expert iteration), or a control: as many ``"random"`` ones,
-            unfiltered; or the ``"human"`` reference answers to the round's questions, for as many steps.
+            unfiltered; as many random ones of those that ``"finished"`` before the limit, right or wrong; or the
+            ``"human"`` reference answers to the round's questions, for as many steps.
         per_question_cap: at most so many samples of one question; 1 is the control "one per question"; None: no cap.
         drop_duplicates: of equal samples of a question keep the first.
         judge: what makes a sample correct: its ``"strict"`` reward, or a ``"lenient"`` reading of its final answer

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from cs336_sft.errors import ConfigError, DataError, EngineDiedError
 from cs336_sft.grading import lenient_reward_fn
 from cs336_sft.metrics import Metrics, compute_metrics
+from cs336_sft.processes import is_main
 from cs336_sft.prompts import PromptTemplate
 from cs336_sft.records import Generation, Graded, Problem
 from cs336_sft.response_text import decode_response
@@ -55,7 +56,8 @@ def evaluate(
         reward_fn: ``(response, reference) -> {"format_reward", "answer_reward", "reward"}``; the reference is
             ``problem.final``.
         lenient_fn: ``(response, reference) -> 0.0 or 1.0``: is any readable final answer right?
-        path: a JSONL file for the generations, one a line (`write_generations`).
+        path: a JSONL file for the generations, one a line (`write_generations`). Of several processes the main one
+            writes it; `processes.SharedSampler` shares the prompts out among them.
 
     Raises:
         DataError: no problems.
@@ -94,7 +96,7 @@ def evaluate(
             write_generations(partial, grade_all(error.generations))
             error.add_remedy(f"they are kept in {partial}")
         raise
-    if path is not None:
+    if path is not None and is_main():
         write_generations(path, graded)
     return Evaluation(compute_metrics(graded), graded)
 

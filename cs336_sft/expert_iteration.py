@@ -323,7 +323,9 @@ class _Loop:
             return _rows(number, chosen, examples), {"target": target, "would_keep": len(correct), "kept": {}}
 
         pool = correct if config.select == "correct" else judged
-        drop_duplicates = config.drop_duplicates and config.select == "random"
+        if config.select == "finished":
+            pool = [item for item in judged if item.generation.finish_reason == "stop"]
+        drop_duplicates = config.drop_duplicates and config.select != "correct"
         kept = random_samples(pool, target, seed, drop_duplicates=drop_duplicates) if len(pool) > target else list(pool)
         honest = {_identity(item): item for item in graded}
         kept = [honest[_identity(item)] for item in kept]

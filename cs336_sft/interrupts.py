@@ -14,8 +14,9 @@ from typing import Any
 class StopRequest:
     """While entered, SIGINT (Ctrl-C, "interrupt the kernel") and SIGTERM set ``requested`` instead of ending the run.
 
-    A second one raises ``KeyboardInterrupt`` at once, and so does the first inside ``at_once()``. Signals reach only a
-    process's main thread; entered in another thread this does nothing.
+    The same signal once more raises ``KeyboardInterrupt`` at once, and so does the first inside ``at_once()``. (On one
+    Ctrl-C ``torchrun``'s processes get both: SIGINT from the terminal and SIGTERM from the launcher.) Signals reach
+    only a process's main thread; entered in another thread this does nothing.
 
     >>> with StopRequest() as stop:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -26,6 +27,7 @@ class StopRequest:
     def __init__(self) -> None:
         self.requested = False
         self._at_once = False
+        self._seen: set[int] = set()
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -50,9 +52,12 @@ class StopRequest:
             self._at_once = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.requested or self._at_once:
-            self.requested = True
+        again = number in self._seen
+        self._seen.add(number)
+        first, self.requested = not self.requested, True
+        if again or self._at_once:
             raise KeyboardInterrupt
-        self.requested = True
+        if not first:
+            return
         # Not print: this may have interrupted a half-made print, which must not be entered twice.
         os.write(2, b"\nStopping after this step (once more: at once)\n")

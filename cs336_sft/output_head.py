@@ -169,7 +169,8 @@ def _read_after(model: nn.Module, logits: torch.Tensor) -> tuple[float, float | 
             if scale and fits(lambda z: cap * math.tanh(scale * z / cap)):
                 return scale, cap
     raise ConfigError(
-        f"{type(_unwrapped(model)).__name__} turns logits {list(_PROBES)} into {answers or 'values that differ by row'}",
+        f"{type(_unwrapped(model)).__name__} turns logits {list(_PROBES)} into "
+        f"{answers or 'values that differ from position to position'}",
         "use a model whose logits are at most scaled or soft-capped",
     )
 

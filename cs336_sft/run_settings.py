@@ -9,6 +9,7 @@ configuration of the training loop alone.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -208,6 +209,7 @@ _IN_EVERY_NAME = {
     "subset_seed",
     "order_seed",
 }
+_LONGEST_NAME = 200  # file systems take 255 bytes
 _SHORT = {"weights_dtype": "w", "micro_batch_size": "micro", "mixed_precision": "mp", "eval_size": "neval"}
 
 
@@ -217,7 +219,7 @@ def run_name(settings: RunSettings) -> str:
     >>> run_name(make_settings({"lr": 2e-5, "batch": 12, "max_steps": 64, "subset_seed": 1}))
     'full_n512_b12_lr2e-5_64steps_eos_subset1_order0'
     >>> run_name(make_settings({"limit": 320, "eos": False, "method": "lora", "lora_r": 4}))
-    'lora_n512_b8_lr1e-4_ep3_noeos_s0_limit320_lora-r4'
+    'lora_n512_b8_lr1e-3_ep3_noeos_s0_limit320_lora-r4'
     """
     flat = settings.to_flat()
     length = f"ep{flat['epochs']}" if flat["max_steps"] is None else f"{flat['max_steps']}steps"
@@ -236,7 +238,8 @@ def run_name(settings: RunSettings) -> str:
     for name, value in flat.items():
         if name not in _IN_EVERY_NAME and value != default.get(name):
             parts.append(f"{_SHORT.get(name, name.replace('_', '-'))}{_word(value)}")
-    return "_".join(parts)
+    name = "_".join(parts)
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 7]}_{_hash(name)}"
 
 
 def short_number(value: float) -> str:
@@ -262,8 +265,15 @@ def _word(value: Any) -> str:
         return short_number(value)
     if isinstance(value, list):
         return "-".join(map(_word, value))
-    text = "".join(c if c.isalnum() or c in ".-" else "-" for c in str(value)).strip("-.")
+    # Of a path the last part, and a short hash that tells two of the same name apart.
+    tail = str(value).rstrip("/").rsplit("/", 1)[-1]
+    text = "".join(c if c.isalnum() or c in ".-" else "-" for c in tail).strip("-.")
+    text += f"-{_hash(str(value))}" if tail != str(value) else ""
     return f"-{text}" if text and text[0].isalpha() else text
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 
 def _is_count(value: object, least: int = 1) -> bool:

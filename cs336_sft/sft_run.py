@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from filelock import FileLock
 
-from cs336_sft import checkpoints
+from cs336_sft import checkpoints, processes
 from cs336_sft.adapters import add_adapter, load_quantized, note_base
 from cs336_sft.evaluation import evaluate
 from cs336_sft.grading import get_reward_fn
@@ -117,24 +117,30 @@ def run_sft(
     model, tokenizer = load_policy(settings, profile)
     examples = make_examples(data.training, template, tokenizer, append_eos=settings.append_eos)
     # The engine first: it takes its share of what is free on the card, training the rest.
-    with make_sampler(
-        settings.sampler,
-        model,
-        tokenizer,
-        source=profile.model_source(),
-        batch_size=settings.eval_batch_size,
-        vllm=engine or VLLMConfig(gpu_memory_utilization=0.3),
-    ) as sampler:
-        measure = Measure(settings, profile, model, tokenizer, sampler, template)
+    # Of several processes each generates its share with Hugging Face; an engine is the main one's alone.
+    own_sampler = settings.sampler == "hf" or processes.is_main()
+    with (
+        make_sampler(
+            settings.sampler,
+            model,
+            tokenizer,
+            source=profile.model_source(),
+            batch_size=settings.eval_batch_size,
+            vllm=engine or VLLMConfig(gpu_memory_utilization=0.3),
+        )
+        if own_sampler
+        else nullcontext() as sampler
+    ):
+        measure = Measure(settings, profile, model, tokenizer, processes.SharedSampler(sampler), template)
         facts = measure.facts(data.validation)
         tracked = _BestWeights(run, model) if settings.test == "best" else None
 
         def evaluator(step: int) -> Record:
             path = run.generations / f"step-{step:06d}.jsonl"
-            if step == 0 and base_cache is not None:
+            if step == 0 and base_cache is not None and processes.world_size() == 1:
                 return _cached(Path(base_cache), measure.base_key(facts), path, lambda: measure(data.validation, path))
             metrics = measure(data.validation, path)
-            if tracked is not None and step > 0:
+            if tracked is not None and step > 0 and processes.is_main():
                 tracked.offer(step, metrics["accuracy"])
             return metrics
 
@@ -149,14 +155,15 @@ def run_sft(
         )
         test = None
         if not result.interrupted:
-            if settings.adapter is not None:
+            if settings.adapter is not None and processes.is_main():
                 note_base(run.final, profile.model, settings.adapter)
             test = _test(run, settings, result, data, measure, tracked)
             # What the run took from the device, for comparisons of memory; 0 on a CPU.
             peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
             trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
             about = {"settings": settings.to_flat(), "trained_parameters": trained, "peak_memory_bytes": peak}
-            write_json(run.path / "settings.json", about)
+            if processes.is_main():
+                write_json(run.path / "settings.json", about)
     return RunOutcome(result, test, overlap(data.training, data.validation))
 
 
@@ -315,7 +322,10 @@ def _test(
     if not path.exists():
         step = tracked.load() if tracked else result.steps
         metrics = plain(measure(data.test, run.generations / "test.jsonl"))
-        write_json(path, {"step": step, "problems": fingerprint_problems(data.test), **metrics})
+        record = {"step": step, "problems": fingerprint_problems(data.test), **metrics}
+        if processes.is_main():
+            write_json(path, record)
+        return record
     return read_json(path)
 
 

@@ -6,12 +6,12 @@ import hashlib
 import math
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
+from cs336_sft import sharding
 from cs336_sft.batching import deal, split_microbatches
 from cs336_sft.chunked_head import one_pass_loss
 from cs336_sft.errors import CourseError
@@ -118,14 +118,13 @@ class SFTStep:
         with_entropy = config.entropy_every is not None and step % config.entropy_every == 0
 
         microbatches = self._microbatches(indices)
+        n_own = sum(bool(batch.response_mask.any()) for batch in microbatches) or 1  # without those that count nothing
         # The divisor is the number of target tokens of the whole step: of all microbatches and all processes.
         targets = self._count_over_processes(sum(int(batch.response_mask.sum()) for batch in microbatches))
         totals = torch.zeros(3, device=self.accelerator.device)  # mean NLL, handout's loss, mean entropy
         for number, batch in enumerate(microbatches, start=1):
-            # Several processes exchange gradients once, in the last microbatch's backward.
-            is_last = number == len(microbatches)
-            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                totals += self._microbatch(batch, targets, len(microbatches), with_entropy)
+            with sharding.no_sync(self.accelerator, self.model, last=number == len(microbatches)):
+                totals += self._microbatch(batch, targets, n_own, with_entropy)
         norm = self.accelerator.clip_grad_norm_(self._parameters, config.max_grad_norm or math.inf)
         totals = self._sum_over_processes(totals)
         loss, handout_loss, entropy, grad_norm = [*totals.tolist(), float(norm)]
@@ -169,22 +168,32 @@ class SFTStep:
         return torch.stack([nll.float(), loss.detach().float(), mean_entropy.float()])
 
     def _microbatches(self, indices: Sequence[int]) -> list[Batch]:
-        """This process's share of the step, on the CPU."""
-        world_size = self.accelerator.num_processes
-        own = deal(indices, self.lengths, self.accelerator.process_index, world_size)
-        # Every process must take part in the exchange of gradients, so one without a share of its own goes through
-        # the motions with an example that counts nothing.
-        idle = not own
-        parts = split_microbatches(
-            indices[:1] if idle else own,
+        """This process's share of the step, on the CPU.
+
+        Every process must take part in the exchange of gradients, and of shards in each microbatch. So one without a
+        share of its own, or with fewer microbatches than another where weights are sharded, goes through the motions
+        with an example that counts nothing.
+        """
+        rank, world_size = self.accelerator.process_index, self.accelerator.num_processes
+        parts = self._split(indices, rank)
+        batches = [collate([self.examples[index] for index in part], self.pad_id) for part in parts]
+        needed = 1
+        if sharding.is_sharded(self.model):
+            needed = max(len(self._split(indices, other)) for other in range(world_size))
+        if len(batches) < needed:
+            idle = collate([self.examples[indices[0]]], self.pad_id)
+            idle = replace(idle, response_mask=torch.zeros_like(idle.response_mask))
+            batches += [idle] * (needed - len(batches))
+        return batches
+
+    def _split(self, indices: Sequence[int], rank: int) -> list[tuple[int, ...]]:
+        """The microbatches of one process."""
+        return split_microbatches(
+            deal(indices, self.lengths, rank, self.accelerator.num_processes),
             self.lengths,
             max_sequences=self.config.micro_batch_size,
             max_tokens=self.config.micro_batch_tokens,
         )
-        batches = [collate([self.examples[index] for index in part], self.pad_id) for part in parts]
-        if idle:
-            batches = [replace(b, response_mask=torch.zeros_like(b.response_mask)) for b in batches]
-        return batches
 
     def _count_over_processes(self, count: int) -> int:
         if self.accelerator.num_processes == 1:

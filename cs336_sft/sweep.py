@@ -216,6 +216,7 @@ class _Worker:
         if line:
             return json.loads(line)
         status = process.wait()
+        self.process = None
         how = f"signal {-status}" if status < 0 else f"exit status {status}"
         return {"status": "failed", "error": f"its process ended with {how}; see {self.log}"}
 

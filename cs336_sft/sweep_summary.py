@@ -39,7 +39,8 @@ def varied_settings(frame: pandas.DataFrame) -> list[str]:
     ['learning_rate']
     """
     names = [name for name in setting_names() if name in frame.columns and name not in _SEEDS]
-    return [name for name in names if frame[name].nunique(dropna=False) > 1]
+    # A run without an adapter has no rank; that alone does not make the rank an axis.
+    return [name for name in names if frame[name].nunique(dropna=name.startswith("lora_")) > 1]
 
 
 def seed_interval(values: Sequence[float], *, low: float = -math.inf, high: float = math.inf) -> Interval:

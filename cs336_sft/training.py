@@ -13,7 +13,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from tqdm.auto import tqdm
 
-from cs336_sft import checkpoints, schedules
+from cs336_sft import checkpoints, schedules, sharding
 from cs336_sft.batching import epoch_batches
 from cs336_sft.errors import ConfigError, RunDirectoryError
 from cs336_sft.interrupts import StopRequest
@@ -33,7 +33,7 @@ from cs336_sft.sft_step import NonFiniteLossError, SFTStep, make_optimizer
 from cs336_sft.tokenization import padding_id
 from cs336_sft.training_checks import check_examples, check_identity, check_trackers
 from cs336_sft.training_result import TrainingResult, is_wall_clock, load_result, without_wall_clock
-from cs336_sft.training_setup import run_accelerator, save_model, session_facts, set_weights_dtype
+from cs336_sft.training_setup import compiled_layers, run_accelerator, save_model, session_facts, set_weights_dtype
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -82,7 +82,8 @@ def train_sft(
         config: see ``SFTConfig``.
         run_dir: a new or empty directory, or that of the same run; see ``run_directory`` for what is in it.
         evaluator: called as ``evaluator(step)`` before the first step (0) and at the steps of ``config.eval_every``,
-            with ``model`` in evaluation mode; returns flat metrics. With several processes only the main one calls it.
+            with ``model`` in evaluation mode; returns flat metrics. Several processes all call it, so that they can
+            share the work (`processes.SharedSampler`); what the main one returns is kept.
         evaluation: what the evaluator measures with (problems, limit, ...), flat, of JSON values. Kept with the
             configuration: a run can't go on with other ones, for its curve would change its meaning halfway.
         optimizer_from: begin with the optimizer state of this checkpoint of another run; by default with none.
@@ -95,7 +96,7 @@ def train_sft(
             weights or another ``evaluation`` (the message names the fields), is in use, or is damaged.
         DataError, ContextLengthError: an example can't be trained on.
         NonFiniteLossError: loss or gradient became nan or infinite; ``nonfinite.json`` holds the batch.
-        ConfigError: a tracker's package is missing, or accelerate was launched with sharded weights.
+        ConfigError: a tracker's package is missing, or accelerate was launched with a sharding other than FSDP2.
     """
     examples = tuple(examples)
     check_examples(examples, model)
@@ -125,9 +126,11 @@ def train_sft(
                 )
             model.eval()
             return load_result(run.path)
+        sharded = sharding.is_asked_for(accelerator)
         stop = stack.enter_context(StopRequest())
-        loop = _Loop(accelerator, model, tokenizer, examples, config, run, evaluator, stop)
+        loop = _Loop(accelerator, model, tokenizer, examples, config, run, evaluator, stop, sharded)
         stack.callback(model.eval)
+        stack.enter_context(compiled_layers(model, config.compile))
         stack.enter_context(loop.prepared(start, optimizer_from))
         return loop.run()
 
@@ -157,10 +160,11 @@ class _Loop:
         run: RunDirectory,
         evaluator: Evaluator | None,
         stop: StopRequest,
+        sharded: bool,
     ) -> None:
         self.accelerator, self.model, self.tokenizer, self.config = accelerator, model, tokenizer, config
         self.examples, self.directory, self.evaluator, self.stop = examples, run, evaluator, stop
-        self.main = accelerator.is_main_process
+        self.main, self.is_sharded = accelerator.is_main_process, sharded
         self.clipped, self.evaluated = 0, set[int]()
         self.steps_per_epoch = schedules.total_steps(len(examples), config.batch_size, epochs=1)
         self.total = schedules.total_steps(len(examples), config.batch_size, config.epochs, config.max_steps)
@@ -184,13 +188,24 @@ class _Loop:
         if self.main:
             self._rewind_logs(self.first_step - 1)
             self.directory.add_session(session_facts(accelerator, self.first_step - 1))
+        accelerator.wait_for_everyone()
+        self.evaluated = {record["step"] for record in self.directory.evaluations.read()}
+        self.sharded = (
+            sharding.ShardedCopy(self.model, self.optimizer, accelerator.device, bf16=config.mixed_precision == "bf16")
+            if self.is_sharded
+            else None
+        )
+        self.trained = self.sharded.module if self.sharded else self.model
         if config.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.trained.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         if config.trackers:
             settings = {k: v if isinstance(v, int | float | str) else str(v) for k, v in config.to_dict().items()}
             accelerator.init_trackers("cs336-sft", config=settings)
         attributes = {name: value for name, value in vars(self.model).items() if name == "forward"}
-        wrapped, optimizer = accelerator.prepare(self.model, self.optimizer)
+        if self.sharded:
+            wrapped, optimizer = self.sharded.module, self.sharded.optimizer
+        else:
+            wrapped, optimizer = accelerator.prepare(self.model, self.optimizer)
         self.step = SFTStep(accelerator, wrapped, optimizer, self.examples, config, padding_id(self.tokenizer))
         try:
             yield
@@ -201,7 +216,9 @@ class _Loop:
                 self.model.__dict__.pop(name, None)
             self.model.__dict__.update(attributes)
             if config.gradient_checkpointing:
-                self.model.gradient_checkpointing_disable()
+                self.trained.gradient_checkpointing_disable()
+            if self.sharded:
+                self.sharded.give_back()
             for tracker in accelerator.trackers:
                 tracker.finish()
             if self.main:
@@ -248,7 +265,7 @@ class _Loop:
         epoch, position = divmod(step - 1, self.steps_per_epoch)
         warmup = schedules.warmup_steps(config.warmup, self.total)
         lr = config.learning_rate * schedules.lr_factor(step, self.total, config.schedule, warmup)
-        self.model.train()
+        self.trained.train()
         try:
             numbers = self.step.run(step, self._epoch_batches(epoch)[position], lr)
         except NonFiniteLossError as error:
@@ -280,31 +297,42 @@ class _Loop:
 
     def _evaluate(self, step: int) -> bool:
         """Evaluate if it is due and not done yet. False if it was interrupted."""
-        if step not in self.evaluate_at or not self.main or step in self.evaluated:
+        if step not in self.evaluate_at or step in self.evaluated:
             return True
+        if self.sharded:
+            self.sharded.gather(optimizer=False)
         self.model.eval()
         began = time.perf_counter()
+        # Processes that share the work can't be interrupted one by one: they stop after it, all together.
+        alone = self.accelerator.num_processes == 1
         try:
-            with self.stop.at_once():
+            with (
+                self.stop.at_once() if alone else nullcontext(),
+                self.sharded.model_on_device() if self.sharded else nullcontext(),
+            ):
                 metrics = plain(self.evaluator(step))
         except KeyboardInterrupt:
             self.stop.requested = True
             return False
         except Exception:
-            if step > 0:  # a failing evaluator must not cost the training so far
+            # A failing evaluator must not cost the training so far. (To gather shards takes all processes.)
+            if step > 0 and not self.sharded:
                 self._checkpoint(step)
             raise
         seconds = time.perf_counter() - began
         if taken := [name for name in _OWN_EVALUATION_FIELDS if name in metrics]:
             raise ConfigError(f"the evaluator returned a metric called {taken[0]!r}", "give it another name")
         record = {"step": step, "epoch": step / self.steps_per_epoch, **metrics, "seconds": seconds}
-        self.directory.evaluations.append(record)
-        self.directory.write_tables()
+        if self.main:
+            self.directory.evaluations.append(record)
+            self.directory.write_tables()
         numbers = {f"eval/{name}": value for name, value in metrics.items() if value is not None}
         self.accelerator.log(numbers, step=step)
         return True
 
     def _checkpoint(self, step: int) -> None:
+        if self.sharded:
+            self.sharded.gather(optimizer=self.main)
         if self.main:
             self.directory.metrics.sync()
             self.directory.evaluations.sync()
@@ -314,6 +342,8 @@ class _Loop:
 
     def _finish(self) -> None:
         """The final model, and the mark that the run is complete."""
+        if self.sharded:
+            self.sharded.gather(optimizer=False)
         if self.main:
             final = self.directory.final
             checkpoints.replace_folder(final, lambda folder: save_model(self.model, self.tokenizer, folder))
@@ -331,7 +361,6 @@ class _Loop:
                 "restore the file, or start a new run directory",
             )
         self.clipped = sum(record["clipped"] for record in records)
-        self.evaluated = {record["step"] for record in self.directory.evaluations.read()}
 
     def _stop_requested(self) -> bool:
         """Whether any process was asked to stop; they must all leave the loop after the same step."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedType
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as hf_logging
 
 from cs336_sft.errors import ConfigError
@@ -39,12 +39,6 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
         accelerator = Accelerator(
             mixed_precision=config.mixed_precision, log_with=list(config.trackers) or None, project_dir=str(run_dir)
         )
-        sharded = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
-        if accelerator.distributed_type in sharded:
-            raise ConfigError(
-                f"accelerate was launched with {accelerator.distributed_type.value}, which shards the weights",
-                "launch it with plain data parallelism (--multi_gpu), or train with LoRA",
-            )
         yield accelerator
         accelerator.free_memory()
     finally:
@@ -74,6 +68,32 @@ def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folde
     finally:
         if bars:
             hf_logging.enable_progress_bar()
+
+
+@contextmanager
+def compiled_layers(model: torch.nn.Module, wanted: bool) -> Iterator[None]:
+    """``torch.compile`` for each of the model's layers, while it lasts.
+
+    Layer by layer, since all layers are one and the same code: it is compiled once, in seconds rather than minutes,
+    and the rest of the model may be anything. For any batch size and length at once (``dynamic``): compiling anew for
+    each shape would cost more than it brings, and a run that goes on would not use the kernels it began with.
+
+    Raises:
+        ConfigError: the model's layers can't be found.
+    """
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)] if wanted else []
+    if wanted and not layers:
+        raise ConfigError(
+            f"{type(model).__name__} has no layers that transformers marks as such, so there is nothing to compile",
+            "set compile=False",
+        )
+    for layer in layers:
+        layer.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
 
 
 def session_facts(accelerator: Accelerator, from_step: int) -> Record:

@@ -222,6 +222,7 @@ def start_engine(
     if tokenizer is not None:
         settings["tokenizer"] = str(tokenizer)
     before = torch.distributed.is_initialized()
+    vllm_runtime.read_environment_again()
     with vllm_runtime.process_kept(), vllm_runtime.environment(vllm_runtime.placement(separate, devices)):
         try:
             llm = vllm.LLM(**settings)

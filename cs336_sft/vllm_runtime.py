@@ -42,7 +42,8 @@ def import_vllm() -> ModuleType:
     Raises:
         ConfigError: it is not installed, or too old.
     """
-    if find_spec("vllm") is None:
+    spec = find_spec("vllm")
+    if spec is None or spec.origin is None:  # no origin: just a folder of that name on the path
         raise ConfigError(
             "vLLM is not installed",
             "install it (README, section vLLM: pip install 'cs336-sft[vllm]' on a machine with an NVIDIA GPU, "
@@ -95,6 +96,13 @@ def process_kept() -> Iterator[None]:
         torch.set_num_threads = set_num_threads
         random.setstate(python)
         np.random.set_state(numpy)
+
+
+def read_environment_again() -> None:
+    """Once an engine runs vLLM no longer looks at the environment; the next engine may want other values."""
+    from vllm import envs
+
+    envs.disable_envs_cache()
 
 
 @contextmanager

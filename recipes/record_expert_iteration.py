@@ -53,6 +53,7 @@ TEMPLATE = get_template("gsm8k")
 ARMS: dict[str, dict[str, Any]] = {
     "expert iteration": {},
     "random samples": {"select": "random", "like": True},
+    "random, finished": {"select": "finished", "like": True},
     "human solutions": {"select": "human", "like": True},
     "one per question": {"per_question_cap": 1, "like": True},
     "grader with 20 % errors": {"grader_error": 0.2, "like": True},
@@ -65,7 +66,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "base, lenient": {"base": True, "judge": "lenient"},
 }
 FIRST = ("expert iteration", "G = 2", "G = 8", "3 epochs a round")
-SMOLLM2_ARMS = ("expert iteration", "random samples", "G = 8", "3 epochs a round")
+SMOLLM2_ARMS = ("expert iteration", "random samples", "random, finished", "G = 8", "3 epochs a round")
 
 
 def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:

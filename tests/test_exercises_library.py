@@ -50,7 +50,7 @@ def graded(question: str, text: str, reward: float = 1.0, **changes) -> Graded:
 
 
 # Functions of the exercises that have no twin in the library: the course's loop does their work in other pieces.
-WITHOUT_TWIN = {"accumulate_gradients", "train", "select_samples"}
+WITHOUT_TWIN = {"accumulate_gradients", "train"}
 
 
 @pytest.mark.parametrize(
@@ -353,6 +353,32 @@ def test_ex11_values_and_gradients(dtype: torch.dtype, chunk_size: int) -> None:
     near = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 2e-2, "atol": 2e-2}
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, **near)
+
+
+# --- ex12: selection
+
+
+def test_ex12_by_hand() -> None:
+    shown = ["A x*", "B y", "A x*", "A z*", "A v*", "B w*", "C y", "A x"]
+    items = [graded(text[0], text[2], 1.0 if text.endswith("*") else 0.0) for text in shown]
+    for function in both("ex12", "select_samples"):
+        kept = function(items, per_question_cap=2)
+        assert [f"{item.problem.id} {item.generation.text}" for item in kept] == ["A x", "A z", "B w"]
+        assert list(function([])) == [] == list(function([items[1]]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    drawn=st.lists(
+        st.tuples(st.sampled_from("ABC"), st.sampled_from(["x", "y", " x", "z\n"]), st.sampled_from([0.0, 1.0])),
+        max_size=14,
+    ),
+    cap=st.sampled_from([None, 1, 2, 3]),
+)
+def test_ex12_on_random_samples(drawn: list, cap: int | None) -> None:
+    items = [graded(*one) for one in drawn]
+    plain, library = both("ex12", "select_samples")
+    assert list(plain(items, cap)) == list(library(items, cap))
 
 
 # --- ex13: the batches, and the training loop on one example

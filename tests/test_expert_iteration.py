@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +21,7 @@ from cs336_sft.ei_config import ExpertIterationConfig
 from cs336_sft.ei_result import load_expert_iteration
 from cs336_sft.errors import ConfigError, RunDirectoryError
 from cs336_sft.expert_iteration import expert_iteration
+from cs336_sft.gsm8k import write_problems
 from cs336_sft.hf_sampler import HFSampler
 from cs336_sft.prompts import get_template
 from cs336_sft.sft_config import SFTConfig
@@ -165,38 +172,131 @@ def kill_in_validation(monkeypatch, after):
     monkeypatch.setattr(module, "evaluate", broken)
 
 
-KILLS = [
-    (kill_in_rollout, 2),
-    (kill_in_rollout, 5),
-    (kill_in_grading, 7),
-    (kill_in_grading, 50),
-    (kill_in_training, 3),
-    (kill_in_training, 8),
-    (kill_in_validation, 1),
-    (kill_in_validation, 3),
-]
+def _soak(kill, after, settings):
+    return pytest.param(kill, after, settings, marks=pytest.mark.soak)
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What runs that nothing disturbs end with, by their settings."""
+    return {}
 
 
 @pytest.mark.parametrize(
     ("kill", "after", "settings"),
     [
-        *((kill, after, {}) for kill, after in KILLS),
         (kill_in_rollout, 5, {"continue_from": "start"}),
-        (kill_in_training, 8, {"continue_from": "start"}),
+        (kill_in_grading, 50, {}),
         (kill_in_training, 8, {"optimizer": "keep"}),
+        (kill_in_validation, 3, {}),
+        _soak(kill_in_rollout, 2, {}),
+        _soak(kill_in_rollout, 5, {}),
+        _soak(kill_in_grading, 7, {}),
+        _soak(kill_in_training, 3, {}),
+        _soak(kill_in_training, 8, {}),
+        _soak(kill_in_training, 8, {"continue_from": "start"}),
+        _soak(kill_in_validation, 1, {}),
     ],
 )
-def test_killed_anywhere_the_run_ends_with_the_same_numbers(iterate, problems, monkeypatch, kill, after, settings):
+def test_killed_anywhere_the_run_ends_with_the_same_numbers(
+    iterate, problems, monkeypatch, undisturbed, kill, after, settings
+):
     config = replace(CONFIG, sft=replace(CONFIG.sft, checkpoint_every=2), **settings)
-    whole = iterate("whole", config, test=problems[:2])
-    weights = fingerprint_weights(iterate.model)
+    if str(settings) not in undisturbed:
+        whole = iterate("whole", config, test=problems[:2])
+        undisturbed[str(settings)] = facts(whole), fingerprint_weights(iterate.model)
     with monkeypatch.context() as patch:
         kill(patch, after)
         with pytest.raises(Killed):
             iterate("killed", config, test=problems[:2])
     resumed = iterate("killed", config, test=problems[:2])
+    assert (facts(resumed), fingerprint_weights(iterate.model)) == undisturbed[str(settings)]
+
+
+# Forks children that go on with the same run; each kills itself with SIGKILL in another phase of another round.
+# argv: folder with model and problems; prints how each child ended.
+KILLER = """
+    import json, os, signal, sys
+    from pathlib import Path
+    import torch
+    torch.set_num_threads(1)
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from cs336_sft import expert_iteration as module
+    from cs336_sft import gsm8k
+    from cs336_sft.ei_config import ExpertIterationConfig
+    from cs336_sft.hf_sampler import HFSampler
+    from cs336_sft.prompts import get_template
+    from cs336_sft.sft_step import SFTStep
+
+    folder = Path(sys.argv[1])
+    problems = list(gsm8k.read_problems(folder / "problems.jsonl"))
+    config = ExpertIterationConfig.from_dict(json.loads((folder / "config.json").read_text()))
+
+    def lucky(response, reference):
+        return dict.fromkeys(("format_reward", "answer_reward", "reward"), float(len(response) % 2 == 0))
+
+    def dies_at(owner, name, call):
+        original, calls = getattr(owner, name), []
+
+        def sabotaged(*arguments, **values):
+            calls.append(name)
+            if len(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*arguments, **values)
+
+        setattr(owner, name, sabotaged)
+
+    def iterate(run_dir, *sabotage):
+        model = AutoModelForCausalLM.from_pretrained(folder / "model")
+        tokenizer = AutoTokenizer.from_pretrained(folder / "model")
+        bias = torch.zeros(len(tokenizer))
+        bias[0] = 4.0  # as in make_model
+        model.lm_head.bias = torch.nn.Parameter(bias)
+        if sabotage:
+            dies_at(*sabotage)
+        module.expert_iteration(
+            model, tokenizer, problems, get_template("question_only"), config, run_dir,
+            sampler=HFSampler(model, tokenizer, 8), validation=problems[:3], judge=lucky,
+        )
+
+    def in_child(*arguments):
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                iterate(*arguments)
+                code = 0
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+
+    # Validation of the start is the first call of generate, the second and third are the first chunks of round 1.
+    moments = [(HFSampler, "generate", 3), (module, "grade", 7), (SFTStep, "run", 3), (module, "evaluate", 1)]
+    codes = [in_child(folder / "undisturbed")]
+    codes += [in_child(folder / "killed", *moment) for moment in moments]
+    print(json.dumps([*codes, in_child(folder / "killed")]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_killed_by_the_system_in_every_phase_the_run_ends_with_the_same_numbers(
+    random_model, tokenizer, problems, tmp_path
+):
+    random_model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    write_problems(tmp_path / "problems.jsonl", problems)
+    config = replace(CONFIG, sft=replace(CONFIG.sft, checkpoint_every=2))
+    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+    command = [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
+    assert process.returncode == 0, process.stderr
+    killed = -signal.SIGKILL
+    assert json.loads(process.stdout) == [0, killed, killed, killed, killed, 0], process.stderr
+    whole, resumed = (load_expert_iteration(tmp_path / name) for name in ("undisturbed", "killed"))
+    assert len(resumed.rounds) == 3 and not resumed.interrupted
     assert facts(resumed) == facts(whole)
-    assert fingerprint_weights(iterate.model) == weights
 
 
 def test_rollouts_that_were_finished_are_not_sampled_again(iterate, monkeypatch, tokenizer):
@@ -307,6 +407,16 @@ def test_the_random_control_trains_on_as_many_samples_of_any_kind(iterate):
     assert control.rounds[1]["would_keep"] == ei.rounds[1]["kept_n"]
     rewards = [lucky(row["text"], "")["reward"] for row in control.selected(1) + control.selected(2)]
     assert 0 < sum(rewards) < len(rewards)
+
+
+def test_the_finished_control_draws_from_what_ended_by_itself(iterate):
+    control = iterate(config=replace(CONFIG, rounds=1, select="finished", samples_per_round=(5,)))
+    finished = {
+        (g.problem.id, g.generation.sample) for g in control.rollouts(1) if g.generation.finish_reason == "stop"
+    }
+    chosen = control.selected(1)
+    assert len(chosen) == 5 and len(finished) < 18 and {(r["id"], r["sample"]) for r in chosen} <= finished
+    assert 0 < sum(lucky(row["text"], "")["reward"] for row in chosen) < 5
 
 
 def test_the_human_control_trains_on_the_references_for_as_many_steps(iterate, problems, tokenizer):

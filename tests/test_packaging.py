@@ -17,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.version import Version
 
 ROOT = Path(__file__).resolve().parent.parent
-INSTALLED_EXTRAS = ("notebooks", "dev", "smollm2")  # what `make` installs
+INSTALLED_EXTRAS = ("notebooks", "dev", "smollm2", "qlora")  # what `make` installs
 CONDA_NAMES = {"torch": "pytorch"}
 
 
@@ -132,7 +132,7 @@ def test_make_refuses_another_python_before_anything_else(tmp_path) -> None:
 @needs_make
 def test_make_installs_by_the_constraints_and_again_when_they_change() -> None:
     plan = make("--dry-run", "--always-make", "test", f"PYTHON={sys.executable}").stdout
-    assert "-c constraints.txt -e '.[notebooks,dev,smollm2]'" in plan
+    assert "-c constraints.txt -e '.[notebooks,dev,smollm2,qlora]'" in plan
     assert plan.count("--nbval-lax") == 1, "the notebooks run once"
     rule = re.search(r"^\$\(STAMP\):(.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M).group(1)
     assert {"pyproject.toml", "constraints.txt"} <= set(rule.split())

@@ -268,7 +268,8 @@ KILLER = """
 
             checkpoints.save_file = half_a_file
         if sabotage and sabotage[0] == "final":
-            training._Loop._save_final = lambda self, path: die()
+            assert callable(training.save_model)  # a name that is no longer there would kill nothing
+            training.save_model = lambda *arguments: die()
         training.train_sft(model, tokenizer, examples, config, run_dir, evaluator=evaluator)
 
     def in_child(*args):
@@ -491,51 +492,3 @@ def test_two_limits_on_a_microbatch_are_refused_and_dicts_round_trip():
 
 def test_the_public_names_are_where_they_were_announced():
     assert set(training.__all__) >= {"SFTConfig", "TrainingResult", "train_sft"}
-
-
-# --- several processes ------------------------------------------------------------------------------------------------
-
-WORKER = """
-    import json, sys
-    from pathlib import Path
-    import torch
-    torch.set_num_threads(1)
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-    from cs336_sft.records import Example
-    from cs336_sft.sft_config import SFTConfig
-    from cs336_sft.training import train_sft
-
-    folder = Path(sys.argv[1])
-    examples = [Example(*map(tuple, pair)) for pair in json.loads((folder / "examples.json").read_text())]
-    config = SFTConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    model = AutoModelForCausalLM.from_pretrained(folder / "model")
-    tokenizer = AutoTokenizer.from_pretrained(folder / "model")
-    train_sft(model, tokenizer, examples, config, folder / "two", evaluator=lambda step: {"step_seen": step})
-    train_sft(model, tokenizer, examples, config, folder / "two")  # finished: all processes agree on that too
-"""
-
-
-def test_two_processes_do_what_one_does(make_model, tokenizer, examples, tmp_path):
-    """Shares of unequal target counts, microbatches of unequal number, and a last step with one example for two."""
-    examples = examples[:9]
-    # Adam's step hardly depends on the scale of the gradient; its norm does, so that is compared too.
-    config = replace(QUIET, max_steps=None, epochs=1, micro_batch_size=1, max_grad_norm=None, entropy_every=1)
-    make_model().save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    (tmp_path / "examples.json").write_text(json.dumps([[e.prompt_ids, e.response_ids] for e in examples]))
-    (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
-    (tmp_path / "worker.py").write_text(textwrap.dedent(WORKER))
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "worker.py")]
-    environment = ENVIRONMENT | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, *command, str(tmp_path)], capture_output=True, text=True, timeout=120, env=environment
-    )
-    assert process.returncode == 0, process.stderr
-    model = make_model()
-    one, two = train_sft(model, tokenizer, examples, config, tmp_path / "one"), load_result(tmp_path / "two")
-    assert read_json(two.run_dir / "versions.json")["sessions"][0]["processes"] == 2
-    assert [record["step_seen"] for record in two.evaluations] == [0, 2, 3]
-    for a, b in zip(one.metrics, two.metrics, strict=True):
-        assert (a["target_tokens"], a["tokens"]) == (b["target_tokens"], b["tokens"])
-        for name in ("loss", "grad_norm", "entropy"):
-            assert a[name] == pytest.approx(b[name], rel=1e-4), name

@@ -8,7 +8,6 @@ cs336-sft ei --judge lenient --add-format --out runs/from-base
 from __future__ import annotations
 
 import argparse
-import os
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from cs336_sft.ei_result import ExpertIterationResult
     from cs336_sft.profiles import Profile
 
-CONTROLS = ("random", "human", "one-per-question")
+CONTROLS = ("random", "finished", "human", "one-per-question")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -104,7 +103,7 @@ def ei_config(args: argparse.Namespace, profile: Profile, *, gpu: bool) -> Exper
         max_new_tokens=args.limit or profile.limit,
         continue_from=args.continue_from,
         optimizer=args.optimizer,
-        select=args.control if args.control in ("random", "human") else "correct",
+        select=args.control if args.control in ("random", "finished", "human") else "correct",
         per_question_cap=1 if args.control == "one-per-question" else args.cap,
         drop_duplicates=not args.keep_duplicates,
         judge=args.judge,
@@ -146,6 +145,7 @@ def run(args: argparse.Namespace) -> int:
     from cs336_sft.ei_plots import plot_rounds
     from cs336_sft.expert_iteration import expert_iteration
     from cs336_sft.models import best_device
+    from cs336_sft.processes import is_main
     from cs336_sft.prompts import get_template
     from cs336_sft.samplers import make_sampler
     from cs336_sft.sft_run import overlap
@@ -178,9 +178,9 @@ def run(args: argparse.Namespace) -> int:
 
     model, tokenizer = common.load(profile, device=best_device())
     # The engine first: it takes its share of what is free on the card, the trainer the rest.
-    main = int(os.environ.get("RANK", 0)) == 0  # the others train along, and sample nothing
+    # Of several processes the main one samples and speaks; the others train along.
     options = {"source": profile.model_source(), "batch_size": args.generation_batch, "vllm": engine}
-    with make_sampler(args.sampler, model, tokenizer, **options) if main else nullcontext() as sampler:
+    with make_sampler(args.sampler, model, tokenizer, **options) if is_main() else nullcontext() as sampler:
         if sft_size:
             examples = make_examples(training[args.skip : used], template, tokenizer)
             start = replace(config.sft, epochs=args.sft_epochs, eval_every=None, seed=args.seed)
@@ -199,7 +199,7 @@ def run(args: argparse.Namespace) -> int:
             cache_dir=args.cache,
             report=lambda record: common.note(describe(record)),
         )
-    if not main:
+    if not is_main():  # done before the main one, which still measures: what it knows of the outcome is stale
         return 0
     if plot is not None and result.rounds:
         plot.parent.mkdir(parents=True, exist_ok=True)

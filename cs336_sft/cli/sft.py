@@ -151,6 +151,7 @@ def run_settings(args: argparse.Namespace) -> RunSettings:
 
 
 def run(args: argparse.Namespace) -> int:
+    from cs336_sft.processes import is_main
     from cs336_sft.sft_run import run_sft
 
     run_dir = Path(args.out)
@@ -160,14 +161,18 @@ def run(args: argparse.Namespace) -> int:
     engine = sampler_options.vllm_config(args, settings.limit)
     common.quiet_libraries()
     outcome = run_sft(settings, run_dir, engine=engine, on_data=warn_of_overlap, config_changes={"progress": True})
-    report(args, settings, run_dir, outcome)
+    if is_main():  # of several processes one speaks
+        report(args, settings, run_dir, outcome)
     return 130 if outcome.result.interrupted else 0
 
 
 def warn_of_overlap(data: RunData) -> None:
     """Say on stderr how many evaluation problems the model is trained on."""
+    from cs336_sft.processes import is_main
     from cs336_sft.sft_run import overlap
 
+    if not is_main():
+        return
     for evaluation in (data.validation, data.test):
         if shared := overlap(data.training, evaluation):
             common.note(

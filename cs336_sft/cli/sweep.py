@@ -154,8 +154,9 @@ def finish(args: argparse.Namespace, grid: Grid, result: SweepResult, record: Pa
     summary.to_csv(result.folder / "summary.csv", index=False)
     figures = {"curves.png": plot_curves(frame, varied)}
     if varied:
-        hue = varied[1] if len(varied) > 1 else None
-        figures["summary.png"] = plot_sweep(frame, varied[0], hue=hue, metrics=metrics)
+        # The longest axis across, the next as lines; what else varies is in the table.
+        axes = sorted(varied, key=lambda name: -frame[name].nunique())
+        figures["summary.png"] = plot_sweep(frame, axes[0], hue=axes[1] if len(axes) > 1 else None, metrics=metrics)
     for name, figure in figures.items():
         figure.savefig(result.folder / name, dpi=120, bbox_inches="tight")
     if record is not None:

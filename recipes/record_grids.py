@@ -1,0 +1,115 @@
+"""Record the lessons' grids on a GPU machine: the sweeps of ``recipes/grids``, one by one, within a time budget.
+
+    python recipes/record_grids.py --out recorded --budget 600 --parts tiny_lr_batch,truncation_tiny
+
+Each part is an ordinary ``cs336-sft sweep`` and stands alone: what it has finished when its time is up is recorded, and
+the next begins. ``--archive FILE`` packs all records into one tar file after each part, for machines from which files
+have to be fetched. SmolLM2 needs ``cs336-sft fetch smollm2`` and GSM8K (``CS336_GSM8K``).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sweep: its grid, where its record goes, how many runs at the same time, and the most seconds it may take."""
+
+    record: str
+    jobs: int
+    seconds: float
+    generations: str = "first-seed"
+
+
+# In order of priority. A run of SmolLM2 takes up to 9 GB of the card (batch 512 in evaluations), one of the embedded
+# model under 2.
+PARTS = {
+    "tiny_lr_batch": Part("lr_batch/tiny.json", 14, 130, "none"),
+    "truncation_tiny": Part("truncation/tiny.json", 14, 150),
+    "tiny_data_size": Part("data_size/tiny.json", 14, 150, "none"),
+    "tiny_methods": Part("methods/tiny.json", 14, 110, "none"),
+    "smollm2_lr": Part("lr_batch/smollm2.json", 7, 150),
+    "smollm2_size": Part("data_size/smollm2.json", 7, 110, "none"),
+    "smollm2_methods": Part("methods/smollm2.json", 7, 120, "none"),
+    "truncation_smollm2": Part("truncation/smollm2.json", 7, 150),
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the records, such as recorded")
+    parser.add_argument("--parts", default=",".join(PARTS), help="which, in order; default: all")
+    parser.add_argument("--budget", type=float, required=True, help="seconds for all parts together")
+    parser.add_argument("--runs", type=Path, help="folder of the run directories; default: memory, else temporary")
+    parser.add_argument("--jobs", type=int, help="runs at the same time, in place of each part's number")
+    parser.add_argument("--archive", type=Path, help="a tar.gz file with all records")
+    parser.add_argument("--set", action="append", default=[], help="a setting of all runs, to try the script out small")
+    args = parser.parse_args()
+    names = args.parts.split(",")
+    if unknown := [name for name in names if name not in PARTS]:
+        parser.error(f"no part is called {unknown[0]}; choose from {', '.join(PARTS)}")
+    runs = args.runs or fast_folder()
+    began, lines = time.monotonic(), []
+    for name in names:
+        left = args.budget - (time.monotonic() - began)
+        if left < 20:
+            lines.append(f"{name:20} not begun: the time is up")
+            continue
+        part_began = time.monotonic()
+        status = sweep(name, PARTS[name], args, runs / name, min(PARTS[name].seconds, left))
+        lines.append(f"{name:20} exit status {status}, {time.monotonic() - part_began:.0f} s")
+        shutil.rmtree(runs / name, ignore_errors=True)  # memory, for the next part
+        if args.archive:
+            pack(args.out, args.archive)
+        print(f"== {lines[-1]}", flush=True)
+    print("\n".join(["", *lines]))
+    return 0
+
+
+def sweep(name: str, part: Part, args: argparse.Namespace, runs: Path, seconds: float) -> int:
+    """One part; a failure is told and does not stop the others."""
+    command = [sys.executable, "-m", "cs336_sft", "sweep", str(ROOT / "recipes" / "grids" / f"{name}.json")]
+    command += ["--out", str(runs), "--jobs", str(max(2, args.jobs or part.jobs)), "--time-budget", str(seconds)]
+    command += ["--drop-weights", "--record", str(args.out / part.record), "--generations", part.generations]
+    for setting in args.set:
+        command += ["--set", setting]
+    environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
+    # Training and evaluation want pieces of other sizes: without this the second can't use what the first gave back.
+    environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    print(f"== {name}: at most {seconds:.0f} s", flush=True)
+    status = subprocess.run(command, env=environment, cwd=ROOT).returncode
+    if status not in (0, 130):
+        for log in sorted(runs.glob(".worker-*.log"))[:2]:
+            print(f"-- {log.name}: {log.read_text(errors='replace')[-1500:]}", flush=True)
+    return status
+
+
+def fast_folder() -> Path:
+    """A folder in memory where there is plenty, so that checkpoints need not wait for a disk."""
+    memory = Path("/dev/shm")
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 24 * 2**30
+    return Path(tempfile.mkdtemp(prefix="cs336-runs-", dir=memory if roomy else None))
+
+
+def pack(folder: Path, archive: Path) -> None:
+    with tarfile.open(archive, "w:gz") as tar:
+        for record in sorted({part.record for part in PARTS.values()}):
+            for path in (folder / record, (folder / record).with_suffix(".generations.jsonl.gz")):
+                if path.exists():
+                    tar.add(path, arcname=str(path.relative_to(folder)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
