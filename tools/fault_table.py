@@ -26,7 +26,8 @@ INTRODUCTION = f"""# Faults, and what they cost
 
 Each row is a run of {CONFIG.max_steps} steps, with checkpoints at steps 3 and 6, that a fault befalls; then the same
 call is made again. "Nothing lost" means: records, evaluations and final weights are, to the last bit, those of a run
-that nothing disturbed. `python tools/fault_table.py` writes this page by running `tests/fault_scenarios.py`, as CI does.
+that nothing disturbed. `python tools/fault_table.py` writes this page by running `tests/fault_scenarios.py`, as CI
+does.
 
 A process that is killed (kill -9) at any of five moments is in `tests/test_training.py`, one of two processes in
 [SEVERAL_PROCESSES.md](SEVERAL_PROCESSES.md).

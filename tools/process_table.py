@@ -138,8 +138,8 @@ def main() -> None:
             wrapped(
                 "kill -9 of the main process after step 9 of a DDP run: the launcher ends with status "
                 f"{killed}. The same run, continued in one process from the checkpoint of step 6: status {resumed}, "
-                f"largest relative difference of a loss to the undisturbed run {loss:.1e}. The tests also go from FSDP2 "
-                "to DDP and from one process to FSDP2."
+                f"largest relative difference of a loss to the undisturbed run {loss:.1e}. "
+                "The tests also go from FSDP2 to DDP and from one process to FSDP2."
             ),
             "",
             "## Expert iteration",
