@@ -1,6 +1,6 @@
 """ex11. Log-probabilities and entropies without the whole of the logits.
 
-Topic: log-probabilities. Difficulty 4 of 5, about 45 minutes. Taught in notebook 02_masked_loss.
+Topic: log-probabilities. Difficulty 4 of 5, about 45 minutes. Taught in notebook 10_out_of_memory.
 Check it with `cs336-sft check ex11`; stuck? `cs336-sft hint ex11`.
 
 chunked_log_probs(hidden, head_weight, labels, chunk_size) -> dict

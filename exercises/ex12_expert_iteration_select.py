@@ -1,6 +1,6 @@
 """ex12. Expert iteration: which samples to train on.
 
-Topic: expert iteration. Difficulty 2 of 5, about 20 minutes. Taught in notebook 03_grader.
+Topic: expert iteration. Difficulty 2 of 5, about 20 minutes. Taught in notebook 09_expert_iteration.
 Check it with `cs336-sft check ex12`; stuck? `cs336-sft hint ex12`.
 
 select_samples(graded, per_question_cap=None) -> list

@@ -66,8 +66,8 @@ EXERCISES = (
         25,
         "02_masked_loss",
     ),
-    Exercise("ex11", "chunked_log_probs", "log-probabilities", ("chunked_log_probs",), 4, 45, "02_masked_loss"),
-    Exercise("ex12", "expert_iteration_select", "expert iteration", ("select_samples",), 2, 20, "03_grader"),
+    Exercise("ex11", "chunked_log_probs", "log-probabilities", ("chunked_log_probs",), 4, 45, "10_out_of_memory"),
+    Exercise("ex12", "expert_iteration_select", "expert iteration", ("select_samples",), 2, 20, "09_expert_iteration"),
     Exercise("ex13", "debug_a_run", "training", ("train",), 5, 60, "04_first_sft_run"),
 )
 
