@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cs336_sft.gsm8k import write_problems
 from cs336_sft.records import Problem
 
 _CORPUS = [
@@ -40,16 +41,15 @@ def tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<|endoftext|>", pad_token="<|endoftext|>")
 
 
-@pytest.fixture
-def random_model(tokenizer):
-    """A fresh random model for each test, so that a test that trains it can't change another's."""
+def make_random_model(tokenizer, hidden_size: int = 64):
+    """Seeded: the same weights at every call. One matrix is embedding and head."""
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
     config = Qwen2Config(
         vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=128,
+        hidden_size=hidden_size,
+        intermediate_size=2 * hidden_size,
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
@@ -62,6 +62,32 @@ def random_model(tokenizer):
     )
     torch.manual_seed(0)
     return Qwen2ForCausalLM(config).eval()
+
+
+@pytest.fixture
+def random_model(tokenizer):
+    """A fresh random model for each test, so that a test that trains it can't change another's."""
+    return make_random_model(tokenizer)
+
+
+@pytest.fixture
+def small_run(tmp_path, random_model, tokenizer, problems) -> dict:
+    """Settings of a fine-tuning run that takes a fraction of a second; model and problems are files in tmp_path."""
+    folder, data = tmp_path / "model", tmp_path / "problems.jsonl"
+    random_model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    write_problems(data, problems)
+    return {
+        "model": str(folder),
+        "data": str(data),
+        "eval_data": str(data),
+        "train_size": 8,
+        "batch": 4,
+        "max_steps": 2,
+        "eval_size": 3,
+        "limit": 4,
+        "eval_every": None,
+    }
 
 
 @pytest.fixture(scope="session")

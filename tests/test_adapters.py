@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,7 +12,6 @@ from cs336_sft.adapter_config import AdapterConfig
 from cs336_sft.adapters import add_adapter, is_adapter_folder, load_quantized, merge_adapter, without_adapter
 from cs336_sft.cli import main
 from cs336_sft.errors import ConfigError, RunDirectoryError
-from cs336_sft.gsm8k import write_problems
 from cs336_sft.models import load_model_and_tokenizer
 from cs336_sft.prompts import get_template
 from cs336_sft.run_settings import make_settings
@@ -25,31 +25,13 @@ SMALL = AdapterConfig(r=4, alpha=8)
 
 
 @pytest.fixture
-def folder(tmp_path, random_model, tokenizer):
-    path = tmp_path / "model"
-    random_model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    return path
+def settings(small_run) -> dict:
+    return small_run | {"max_steps": 3, "method": "lora", "lora_r": 4, "lr": 1e-2}
 
 
 @pytest.fixture
-def settings(folder, tmp_path, problems):
-    data = tmp_path / "problems.jsonl"
-    write_problems(data, problems)
-    return {
-        "model": str(folder),
-        "data": str(data),
-        "eval_data": str(data),
-        "train_size": 8,
-        "batch": 4,
-        "max_steps": 3,
-        "eval_size": 3,
-        "limit": 4,
-        "eval_every": None,
-        "method": "lora",
-        "lora_r": 4,
-        "lr": 1e-2,
-    }
+def folder(small_run) -> Path:
+    return Path(small_run["model"])
 
 
 def logits(model, ids):

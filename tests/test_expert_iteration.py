@@ -220,6 +220,7 @@ KILLER = """
     from pathlib import Path
     import torch
     torch.set_num_threads(1)
+    from forked import exit_code_of
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from cs336_sft import ei_loop as module
     from cs336_sft import gsm8k
@@ -259,23 +260,11 @@ KILLER = """
             sampler=HFSampler(model, tokenizer, 8), validation=problems[:3], judge=lucky,
         )
 
-    def in_child(*arguments):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                iterate(*arguments)
-                code = 0
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
     # Validation of the start is the first call of generate, the second and third are the first chunks of round 1.
     moments = [(HFSampler, "generate", 3), (module, "grade", 7), (SFTStep, "run", 3), (module, "evaluate", 1)]
-    codes = [in_child(folder / "undisturbed")]
-    codes += [in_child(folder / "killed", *moment) for moment in moments]
-    print(json.dumps([*codes, in_child(folder / "killed")]))
+    codes = [exit_code_of(iterate, folder / "undisturbed")]
+    codes += [exit_code_of(iterate, folder / "killed", *moment) for moment in moments]
+    print(json.dumps([*codes, exit_code_of(iterate, folder / "killed")]))
 """
 
 
@@ -289,7 +278,8 @@ def test_killed_by_the_system_in_every_phase_the_run_ends_with_the_same_numbers(
     config = replace(CONFIG, sft=replace(CONFIG.sft, checkpoint_every=2))
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(module.__file__).parents[1]), "OMP_NUM_THREADS": "1"}
+    paths = os.pathsep.join([str(Path(module.__file__).parents[1]), str(Path(__file__).parent)])
+    environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert process.returncode == 0, process.stderr
     killed = -signal.SIGKILL

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import make_random_model
 from safetensors.torch import load_file
 
 from cs336_sft import processes, sharding, training
@@ -60,27 +61,8 @@ def launch(folder: Path, name: str, mode: str, **variables: str) -> subprocess.C
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer, problems) -> Path:
     """A model with one matrix as embedding and head, examples of unequal lengths, and all three runs."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM
-
     path = tmp_path_factory.mktemp("processes")
-    torch.manual_seed(0)
-    model = Qwen2ForCausalLM(
-        Qwen2Config(
-            vocab_size=len(tokenizer),
-            hidden_size=32,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            num_key_value_heads=1,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            initializer_range=0.08,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=None,
-        )
-    )
-    model.save_pretrained(path / "model")
+    make_random_model(tokenizer, hidden_size=32).save_pretrained(path / "model")
     tokenizer.save_pretrained(path / "model")
     # Eleven: the third step of an epoch has one example for two processes.
     examples = make_examples(problems[:11], get_template("question_only"), tokenizer)

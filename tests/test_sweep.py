@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 
 from cs336_sft.cli import main
 from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.gsm8k import write_problems
 from cs336_sft.run_settings import ALIASES, RunSettings, canonical, make_settings, run_name, setting_names
 from cs336_sft.sweep import run_sweep
 from cs336_sft.sweep_grid import Grid, read_grid
@@ -34,26 +33,6 @@ from cs336_sft.sweep_record import (
 from cs336_sft.sweep_summary import mean_curves, plot_curves, plot_sweep, summarise, table_rows, varied_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-@pytest.fixture
-def small(tmp_path, random_model, tokenizer, problems) -> dict:
-    """Settings of a run that takes a fraction of a second."""
-    folder, data = tmp_path / "model", tmp_path / "problems.jsonl"
-    random_model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    write_problems(data, problems)
-    return {
-        "model": str(folder),
-        "data": str(data),
-        "eval_data": str(data),
-        "train_size": 8,
-        "batch": 4,
-        "max_steps": 2,
-        "eval_size": 3,
-        "limit": 4,
-        "eval_every": None,
-    }
 
 
 # --- settings and names ---------------------------------------------------------------------------------------------
@@ -188,8 +167,8 @@ def test_blocks_follow_and_stand_over_the_file(tmp_path) -> None:
     seen = [(r.settings.sft.batch_size, r.settings.sft.learning_rate, r.settings.sft.seed) for r in grid.runs()]
     assert seen == [(4, 1e-4, 0), (8, 1e-4, 0), (4, 1e-4, 1), (8, 1e-4, 1), (8, 1e-3, 5)], "a run twice is made once"
     assert grid.name == "grid"
-    small = grid.with_settings({"train_size": 2, "batch": 2}).runs()
-    assert {(r.settings.train_size, r.settings.sft.batch_size) for r in small} == {(2, 2)}
+    fewer = grid.with_settings({"train_size": 2, "batch": 2}).runs()
+    assert {(r.settings.train_size, r.settings.sft.batch_size) for r in fewer} == {(2, 2)}
 
 
 @pytest.mark.parametrize(
@@ -226,9 +205,9 @@ def test_every_grid_of_the_repository_makes_runs_with_three_seeds(path) -> None:
 # --- running --------------------------------------------------------------------------------------------------------
 
 
-def test_runs_are_made_once_and_a_failure_stops_nothing(small, tmp_path) -> None:
-    del small["train_size"]
-    grid = Grid(small, {"lr": [1e-3, 1e-2], "train_size": [8, 500]})  # there are 12 problems
+def test_runs_are_made_once_and_a_failure_stops_nothing(small_run, tmp_path) -> None:
+    del small_run["train_size"]
+    grid = Grid(small_run, {"lr": [1e-3, 1e-2], "train_size": [8, 500]})  # there are 12 problems
     told = []
     result = run_sweep(
         grid, tmp_path / "sweep", report=lambda status, done, total: told.append((status.status, done, total))
@@ -245,7 +224,7 @@ def test_runs_are_made_once_and_a_failure_stops_nothing(small, tmp_path) -> None
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "sweep").rglob("metrics.jsonl")}
 
 
-def test_the_model_before_training_is_measured_once(small, tmp_path, monkeypatch) -> None:
+def test_the_model_before_training_is_measured_once(small_run, tmp_path, monkeypatch) -> None:
     from cs336_sft import sft_run
 
     measured = []
@@ -256,7 +235,7 @@ def test_the_model_before_training_is_measured_once(small, tmp_path, monkeypatch
         return original(self, problems, path)
 
     monkeypatch.setattr(sft_run.Measure, "__call__", spy)
-    grid = Grid(small, {"lr": [1e-3, 1e-2]})
+    grid = Grid(small_run, {"lr": [1e-3, 1e-2]})
     run_sweep(grid, tmp_path / "sweep")
     assert measured == ["step-000000.jsonl", "step-000002.jsonl", "step-000002.jsonl"]
     frame = sweep_frame(tmp_path / "sweep", grid)
@@ -266,8 +245,8 @@ def test_the_model_before_training_is_measured_once(small, tmp_path, monkeypatch
         assert (tmp_path / "sweep" / run.name / "generations" / "step-000000.jsonl").is_file()
 
 
-def test_processes_give_the_numbers_of_one_process(small, tmp_path) -> None:
-    grid = Grid(small, {"lr": [1e-3, 1e-2]})
+def test_processes_give_the_numbers_of_one_process(small_run, tmp_path) -> None:
+    grid = Grid(small_run, {"lr": [1e-3, 1e-2]})
     run_sweep(grid, tmp_path / "one")
     result = run_sweep(grid, tmp_path / "two", jobs=2, threads=1, keep_weights=False)
     assert result.complete
@@ -282,7 +261,7 @@ def test_processes_give_the_numbers_of_one_process(small, tmp_path) -> None:
     assert run_sweep(grid, tmp_path / "two", jobs=2).with_status("skipped")
 
 
-def test_a_process_that_dies_costs_its_run_alone(small, tmp_path, monkeypatch) -> None:
+def test_a_process_that_dies_costs_its_run_alone(small_run, tmp_path, monkeypatch) -> None:
     from cs336_sft import sweep as module
 
     original = module._Worker.make
@@ -298,15 +277,15 @@ def test_a_process_that_dies_costs_its_run_alone(small, tmp_path, monkeypatch) -
         return original(self, settings, run_dir, base_cache)
 
     monkeypatch.setattr(module._Worker, "make", make)
-    grid = Grid(small, {"lr": [1e-2, 1e-3, 2e-3]})
+    grid = Grid(small_run, {"lr": [1e-2, 1e-3, 2e-3]})
     result = run_sweep(grid, tmp_path / "sweep", jobs=2, threads=1)
     assert [status.status for status in result.statuses] == ["failed", "finished", "finished"]
     assert "signal 9" in result.statuses[0].error
     assert run_sweep(grid, tmp_path / "sweep").complete
 
 
-def test_a_sweep_stops_when_its_time_is_up_and_goes_on_later(small, tmp_path) -> None:
-    grid = Grid(small | {"max_steps": 100_000}, {"lr": [1e-4, 2e-4, 3e-4]})
+def test_a_sweep_stops_when_its_time_is_up_and_goes_on_later(small_run, tmp_path) -> None:
+    grid = Grid(small_run | {"max_steps": 100_000}, {"lr": [1e-4, 2e-4, 3e-4]})
     began = time.monotonic()
     result = run_sweep(grid, tmp_path / "sweep", jobs=2, threads=1, time_budget=9)
     assert time.monotonic() - began < 60
@@ -322,7 +301,7 @@ def test_bad_numbers_of_jobs_and_seconds_are_refused(tmp_path) -> None:
             run_sweep(Grid(), tmp_path, **arguments)
 
 
-def test_the_best_weights_are_those_measured_on_test(small, tmp_path, monkeypatch) -> None:
+def test_the_best_weights_are_those_measured_on_test(small_run, tmp_path, monkeypatch) -> None:
     """The accuracy is made up: best at step 2 of 4, equal at step 3; the test sees the weights of step 2."""
     import torch
 
@@ -335,7 +314,7 @@ def test_the_best_weights_are_those_measured_on_test(small, tmp_path, monkeypatc
         return {"accuracy": next(scores)}
 
     monkeypatch.setattr(sft_run.Measure, "__call__", measure)
-    settings = make_settings(small | {"max_steps": 4, "eval_every": 1, "lr": 1e-2, "test": "best"})
+    settings = make_settings(small_run | {"max_steps": 4, "eval_every": 1, "lr": 1e-2, "test": "best"})
     outcome = sft_run.run_sft(settings, tmp_path / "run")
     weights = dict(seen)
     assert outcome.test["step"] == 2 and outcome.test["accuracy"] == 0.5
@@ -349,8 +328,8 @@ def test_the_best_weights_are_those_measured_on_test(small, tmp_path, monkeypatc
 
 
 @pytest.fixture
-def recorded(small, tmp_path):
-    grid = Grid(small, {"lr": [1e-3, 1e-2]}, seeds=(0, 1), name="lr")
+def recorded(small_run, tmp_path):
+    grid = Grid(small_run, {"lr": [1e-3, 1e-2]}, seeds=(0, 1), name="lr")
     folder = tmp_path / "sweep"
     run_sweep(grid, folder)
     path = tmp_path / "records" / "lr.json"
@@ -472,16 +451,16 @@ def test_figures_show_every_value_with_its_interval() -> None:
 # --- the command ----------------------------------------------------------------------------------------------------
 
 
-def options(small: dict, out: Path) -> list[str]:
-    argv = ["sweep", "--out", str(out), "--model", small["model"], "--data", small["data"]]
+def options(small_run: dict, out: Path) -> list[str]:
+    argv = ["sweep", "--out", str(out), "--model", small_run["model"], "--data", small_run["data"]]
     for name in ("eval_data", "train_size", "batch", "max_steps", "eval_size", "limit"):
-        argv += ["--set", f"{name}={small[name]}"]
+        argv += ["--set", f"{name}={small_run[name]}"]
     return argv
 
 
-def test_the_command_lists_runs_makes_them_and_records(small, tmp_path, capsys) -> None:
+def test_the_command_lists_runs_makes_them_and_records(small_run, tmp_path, capsys) -> None:
     out, record = tmp_path / "sweep", tmp_path / "record.json"
-    argv = [*options(small, out), "--grid", "lr=1e-3,1e-2", "--seeds", "0,1", "--set", "eval_every=ends"]
+    argv = [*options(small_run, out), "--grid", "lr=1e-3,1e-2", "--seeds", "0,1", "--set", "eval_every=ends"]
     argv[argv.index("eval_every=ends")] = "eval_every=null"
     assert main([*argv, "--dry-run"]) == 0
     shown = capsys.readouterr().out
@@ -501,8 +480,8 @@ def test_the_command_lists_runs_makes_them_and_records(small, tmp_path, capsys) 
     assert all(run["done"] for run in json.loads(capsys.readouterr().out)["runs"])
 
 
-def test_the_command_exits_with_1_where_a_run_failed(small, tmp_path, capsys) -> None:
-    argv = options(small | {"train_size": 500}, tmp_path / "sweep")
+def test_the_command_exits_with_1_where_a_run_failed(small_run, tmp_path, capsys) -> None:
+    argv = options(small_run | {"train_size": 500}, tmp_path / "sweep")
     assert main([*argv, "--grid", "lr=1e-3"]) == 1
     assert "500 problems asked for" in capsys.readouterr().err
 
@@ -518,15 +497,15 @@ def test_the_command_exits_with_1_where_a_run_failed(small, tmp_path, capsys) ->
         (["--time-budget", "5"], "jobs"),
     ],
 )
-def test_mistakes_are_told_in_one_line(small, tmp_path, capsys, more, named) -> None:
-    assert main([*options(small, tmp_path / "sweep"), *more]) == 2
+def test_mistakes_are_told_in_one_line(small_run, tmp_path, capsys, more, named) -> None:
+    assert main([*options(small_run, tmp_path / "sweep"), *more]) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     assert len(lines) == 1 and named in lines[0] and "Remedy" in lines[0]
 
 
-def test_ctrl_c_stops_the_processes_and_the_sweep_goes_on(small, tmp_path) -> None:
+def test_ctrl_c_stops_the_processes_and_the_sweep_goes_on(small_run, tmp_path) -> None:
     out = tmp_path / "sweep"
-    argv = [*options(small | {"max_steps": 100_000}, out), "--grid", "lr=1e-4,2e-4", "--set", "eval_every=null"]
+    argv = [*options(small_run | {"max_steps": 100_000}, out), "--grid", "lr=1e-4,2e-4", "--set", "eval_every=null"]
     environment = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1")
     command = [sys.executable, "-m", "cs336_sft", *argv, "--jobs", "2"]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

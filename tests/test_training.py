@@ -30,7 +30,9 @@ from cs336_sft.training import load_result, train_sft, without_wall_clock
 from cs336_sft.training_setup import compiled_layers
 
 # For child processes: this package, wherever the tests are started.
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(Path(training.__file__).parents[1])}
+ENVIRONMENT = os.environ | {
+    "PYTHONPATH": os.pathsep.join([str(Path(training.__file__).parents[1]), str(Path(__file__).parent)])
+}
 QUIET = SFTConfig(learning_rate=1e-3, max_steps=7, batch_size=4, checkpoint_every=3, eval_every=2, progress=False)
 
 
@@ -232,6 +234,7 @@ KILLER = """
     from pathlib import Path
     import torch
     torch.set_num_threads(1)
+    from forked import exit_code_of
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from cs336_sft import checkpoints, run_files, training
     from cs336_sft.records import Example
@@ -279,23 +282,11 @@ KILLER = """
             training.save_model = lambda *arguments: die()
         training.train_sft(model, tokenizer, examples, config, run_dir, evaluator=evaluator)
 
-    def in_child(*args):
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                train(*args)
-                code = 0
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-
     moments = [("log line", 2), ("evaluation", 4), ("checkpoint", 6), ("log line", 5), ("final", 7)]
-    codes = {"undisturbed": in_child(folder / "undisturbed")}
+    codes = {"undisturbed": exit_code_of(train, folder / "undisturbed")}
     for moment in moments:
-        codes[str(moment)] = in_child(folder / "killed", moment)
-    codes["last"] = in_child(folder / "killed")
+        codes[str(moment)] = exit_code_of(train, folder / "killed", moment)
+    codes["last"] = exit_code_of(train, folder / "killed")
     print(json.dumps(codes))
 """
 
