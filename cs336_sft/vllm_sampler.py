@@ -6,7 +6,8 @@
         sampler.update_weights(model)   # without it the next generate raises StaleEngineError
 
 Prompts are tokenized here and go to the engine as ids; the answers come back as ids and are decoded here. So both
-samplers see the same tokens, stop at the same end-of-text token, and cut their texts by the same rule.
+samplers see the same tokens, stop at the same end-of-text token, and cut their texts by the same rule. The samples are
+the same up to rounding: equal in float32 on a CPU, but for near-ties on a GPU, whose kernels differ.
 """
 
 from __future__ import annotations
