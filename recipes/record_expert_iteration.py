@@ -275,7 +275,9 @@ def measure_gsm8k(
     profile = get_profile("smollm2")
     train = profile.problems("train", args.sft_size + config.questions_per_round)
     model, tokenizer = load_model_and_tokenizer(source, device=best_device())
-    sft = replace(config.sft, learning_rate=1e-4, epochs=args.sft_epochs, max_steps=2 if args.small else None, eval_every=None)
+    sft = replace(
+        config.sft, learning_rate=1e-4, epochs=args.sft_epochs, max_steps=2 if args.small else None, eval_every=None
+    )
     train_sft(model, tokenizer, make_examples(train[: args.sft_size], TEMPLATE, tokenizer), sft, work / "gsm8k-start")
     sampler.update_weights(model)
     limit = 32 if args.small else profile.limit

@@ -4,8 +4,9 @@
     CUDA_VISIBLE_DEVICES= python recipes/record_grids.py --out recorded --budget 1800 --jobs 8 --parts tiny_lr_batch
 
 Each part is an ordinary ``cs336-sft sweep`` and stands alone: what it has finished when the time is up is recorded.
-The embedded model needs no GPU: its grids can run on the processors (second line) while SmolLM2 has the card. ``--archive FILE`` packs all records into one tar file after each part, for machines from which
-files have to be fetched. SmolLM2 needs ``cs336-sft fetch smollm2`` and GSM8K (``CS336_GSM8K``).
+The embedded model needs no GPU: its grids can run on the processors (second line) while SmolLM2 has the card.
+``--archive FILE`` packs all records into one tar file after each part, for machines from which files have to be
+fetched. SmolLM2 needs ``cs336-sft fetch smollm2`` and GSM8K (``CS336_GSM8K``).
 """
 
 from __future__ import annotations
