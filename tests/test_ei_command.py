@@ -27,6 +27,7 @@ def command(tmp_path, problems, random_model, tokenizer):
 
 def test_a_run_its_figure_and_a_control_like_it(command, tmp_path, capsys):
     human = [*command, "--control", "human", "--sft-size", "8", "--sft-epochs", "1", "--grader-error", "0.5"]
+    human += ["--lr", "3e-5"]
     assert main([*human, "--out", str(tmp_path / "a"), "--plot", str(tmp_path / "a.png"), "--json"]) == 0
     captured = capsys.readouterr()
     found = json.loads(captured.out)
@@ -35,6 +36,9 @@ def test_a_run_its_figure_and_a_control_like_it(command, tmp_path, capsys):
     assert "warning: 3 evaluation problems are among the training problems" in captured.err
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a" / "ei" / "final" / "config.json").exists()
+    configs = {part: json.loads((tmp_path / "a" / part / "config.json").read_text()) for part in ("start", "ei")}
+    assert configs["ei"]["sft.learning_rate"] == 3e-5  # of the rounds alone
+    assert configs["start"]["learning_rate"] == get_profile("tiny").learning_rate
     like = [*command, "--control", "random", "--skip", "8", "--like", str(tmp_path / "a" / "ei")]
     assert main([*like, "--out", str(tmp_path / "b")]) == 0
     assert "pass rate" in capsys.readouterr().out

@@ -68,7 +68,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     training = parser.add_argument_group("training")
     training.add_argument("--epochs", type=size, default=1, help="passes over a round's samples (1)")
-    training.add_argument("--lr", type=share, help="learning rate; default: the profile's")
+    training.add_argument(
+        "--lr", type=share, help="learning rate of the rounds; default: the profile's, as for the start"
+    )
     training.add_argument("--batch-size", type=size, help="sequences an optimizer step; default: the profile's (8)")
     training.add_argument("--micro-batch-size", type=size, help="sequences at once on the device")
     training.add_argument("--from", dest="continue_from", choices=("previous", "start"), default="previous")
@@ -183,7 +185,13 @@ def run(args: argparse.Namespace) -> int:
     with make_sampler(args.sampler, model, tokenizer, **options) if is_main() else nullcontext() as sampler:
         if sft_size:
             examples = make_examples(training[args.skip : used], template, tokenizer)
-            start = replace(config.sft, epochs=args.sft_epochs, eval_every=None, seed=args.seed)
+            start = replace(
+                config.sft,
+                learning_rate=profile.learning_rate,
+                epochs=args.sft_epochs,
+                eval_every=None,
+                seed=args.seed,
+            )
             if train_sft(model, tokenizer, examples, start, run_dir / "start").interrupted:
                 return 130
         result = expert_iteration(
