@@ -34,9 +34,12 @@ _LABELS = {
     "rollout_distinct_correct": "different correct samples a question",
     "rollout_length": "length of the samples (tokens)",
     "kept_n": "samples trained on",
-    "kept_wrong": "of them wrong",
-    "kept_flawed": "right answer, wrong step",
+    "rollout_distinct": "different samples a question",
+    "kept_wrong": "trained on: wrong",
+    "kept_flawed": "trained on: right answer, wrong step",
+    "kept_no_steps": "trained on: no calculation",
 }
+_SHARES = ("kept_wrong", "kept_flawed", "kept_no_steps")
 _STYLES = ("-", "--", "-.", ":")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
@@ -47,7 +50,7 @@ def plot_rounds(
     """One panel a metric, one curve an arm, over rounds.
 
     The band is a 95 % interval: with several seeds that of their mean (Student's t); with one seed that of the
-    measurement, where the record has it (``accuracy_low``, ``accuracy_high``).
+    measurement, where the record has it (``accuracy_low``, ``accuracy_high``). Of a rate it stays within 0..1.
 
     Args:
         arms: label -> the runs of that arm, one a seed; a run is the ``rounds`` of an ``ExpertIterationResult``.
@@ -71,9 +74,10 @@ def plot_rounds(
     figure = NotebookFigure(figsize=(4.2 * columns, 3.2 * rows + 0.5), layout="constrained")
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for panel, name in zip(axes, present, strict=False):
+        rate = name in _SHARES or any(record.get(f"{name}_low") is not None for record in every)
         for index, (label, runs) in enumerate(arms.items()):
-            _curve(panel, runs, name, label, index)
-        if any(record.get(f"{name}_low") is not None for record in every) or name in ("kept_wrong", "kept_flawed"):
+            _curve(panel, runs, name, label, index, rate=rate)
+        if rate:
             panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         panel.set_xlabel("round")
         panel.set_ylabel(_LABELS.get(name, name))
@@ -132,7 +136,7 @@ def plot_arms(
     return figure
 
 
-def _curve(panel: Axes, runs: Sequence[Rounds], name: str, label: str, index: int) -> None:
+def _curve(panel: Axes, runs: Sequence[Rounds], name: str, label: str, index: int, *, rate: bool) -> None:
     by_round: dict[int, list[Mapping[str, Any]]] = {}
     for rounds in runs:
         for record in rounds:
@@ -151,5 +155,7 @@ def _curve(panel: Axes, runs: Sequence[Rounds], name: str, label: str, index: in
             low, high = [*low, record.get(f"{name}_low", values[0])], [*high, record.get(f"{name}_high", values[0])]
     style = {"color": PALETTE[index % len(PALETTE)], "linestyle": _STYLES[index % 4]}
     panel.plot(x, y, label=label, marker=_MARKERS[index % len(_MARKERS)], markersize=4, **style)
+    if rate:
+        low, high = [max(0.0, value) for value in low], [min(1.0, value) for value in high]
     if low != high:
         panel.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -88,3 +88,14 @@ def test_curves_have_the_interval_of_the_seeds(record):
     assert [list(line.get_ydata()) for line in panel.lines] == [[0.5, pytest.approx(0.7)], [0.5, 0.2]]
     with pytest.raises(DataError):
         plot_rounds({"EI": []})
+
+
+@pytest.mark.parametrize(("metric", "lowest"), [("kept_wrong", 0.0), ("kept_n", 0.1 - 12.706 * 0.05)])
+def test_the_band_of_a_share_stays_a_share(metric, lowest):
+    """0.05 and 0.15: mean 0.1, standard error 0.05, Student's t with one degree of freedom."""
+    runs = [[{"round": 1, metric: value}, {"round": 2, metric: 0.1}] for value in (0.05, 0.15)]
+    (panel,) = plot_rounds({"EI": runs}, (metric,)).axes
+    (band,) = panel.collections
+    low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
+    assert low == pytest.approx(lowest, rel=1e-3)
+    assert high == pytest.approx(0.1 + 12.706 * 0.05, rel=1e-3)
