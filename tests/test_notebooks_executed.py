@@ -17,6 +17,7 @@ NAMES = (
     "02_masked_loss",
     "03_grader",
     "04_first_sft_run",
+    "05_learning_rate_and_batch",
     "06_truncation",
     "09_expert_iteration",
     "10_out_of_memory",
