@@ -170,7 +170,7 @@ def run_arm(
         rounds = [compact(record) for record in result.rounds]
         record |= {"rounds": rounds, "test": compact(result.test)}
     except Exception:
-        record["error"] = traceback.format_exc(limit=3)
+        record["error"] = traceback.format_exc(limit=-4)
     return record | {"seconds": round(time.time() - began, 1)}
 
 
@@ -259,7 +259,7 @@ def record_smollm2(args: argparse.Namespace, work: Path) -> None:
         try:
             gsm8k = measure_gsm8k(source, sampler, work, args, config)
         except Exception:
-            gsm8k = {"error": traceback.format_exc(limit=3)}
+            gsm8k = {"error": traceback.format_exc(limit=-4)}
         print(f"{time.time() - began:5.0f} s  GSM8K: {gsm8k}", flush=True)
         recorder = Recorder(
             args.out / f"{args.name or 'smollm2'}.json", args, config, sampler=args.sampler, gsm8k=gsm8k
