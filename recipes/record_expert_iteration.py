@@ -82,7 +82,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
             temperature=0.3 if args.temperature is None else args.temperature,
             max_new_tokens=160,
             chunk_questions=128,
-            sft=SFTConfig(learning_rate=1e-4, epochs=1, keep_checkpoints=1, progress=False),
+            sft=SFTConfig(learning_rate=args.lr, epochs=1, keep_checkpoints=1, progress=False),
         )
     gpu = best_device() == "cuda"
     return ExpertIterationConfig(
@@ -93,7 +93,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
         chunk_questions=256,
         keep_rounds=1,
         sft=SFTConfig(
-            learning_rate=1e-4,
+            learning_rate=args.lr,
             epochs=1,
             mixed_precision="bf16" if gpu else "no",
             keep_checkpoints=1,
@@ -123,7 +123,8 @@ def make_start(source: str, seed: int, folder: Path, args: argparse.Namespace, s
     """Fine-tune on reference answers; returns the model's folder."""
     quiet_libraries()
     model, tokenizer = load_model_and_tokenizer(source, device=best_device())
-    config = replace(sft, epochs=3, max_steps=2 if args.small else None, seed=seed, eval_every=None)
+    steps = 2 if args.small else None
+    config = replace(sft, learning_rate=1e-4, epochs=args.sft_epochs, max_steps=steps, seed=seed, eval_every=None)
     train_sft(model, tokenizer, make_examples(problems_of(seed, args)["start"], TEMPLATE, tokenizer), config, folder)
     return str(folder / "final")
 
@@ -186,7 +187,7 @@ class Recorder:
             "arguments": {name: value for name, value in vars(args).items() if name not in ("out", "model")},
             **versions(torch.device(best_device())),
             "config": config.to_dict(),
-            "start": f"SFT on {args.sft_size} examples, 3 epochs, with the training settings of the rounds",
+            "start": f"SFT on {args.sft_size} examples, {args.sft_epochs} epochs, learning rate 1e-4",
             **facts,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -274,7 +275,9 @@ def measure_gsm8k(
     profile = get_profile("smollm2")
     train = profile.problems("train", args.sft_size + config.questions_per_round)
     model, tokenizer = load_model_and_tokenizer(source, device=best_device())
-    sft = replace(config.sft, epochs=3, max_steps=2 if args.small else None, eval_every=None)
+    sft = replace(
+        config.sft, learning_rate=1e-4, epochs=args.sft_epochs, max_steps=2 if args.small else None, eval_every=None
+    )
     train_sft(model, tokenizer, make_examples(train[: args.sft_size], TEMPLATE, tokenizer), sft, work / "gsm8k-start")
     sampler.update_weights(model)
     limit = 32 if args.small else profile.limit
@@ -297,6 +300,8 @@ def main() -> None:
     parser.add_argument("--model", help="model folder in place of the profile's")
     parser.add_argument("--name", help="of the JSON file, in place of the part's")
     parser.add_argument("--sft-size", type=int, help="examples that the start is fine-tuned on; default: 128, 512")
+    parser.add_argument("--sft-epochs", type=int, default=3, help="passes over them")
+    parser.add_argument("--lr", type=float, default=1e-4, help="learning rate of the rounds")
     parser.add_argument("--temperature", type=float, help="of the rollouts (tiny 0.3, smollm2 0.7)")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), metavar="ARM", help="default: all of the part")
     parser.add_argument("--seeds", type=int, default=3)

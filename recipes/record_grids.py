@@ -1,10 +1,12 @@
-"""Record the lessons' grids on a GPU machine: the sweeps of ``recipes/grids``, one by one, within a time budget.
+"""Record the lessons' grids on a bigger machine: the sweeps of ``recipes/grids``, one by one, within a time budget.
 
-    python recipes/record_grids.py --out recorded --budget 600 --parts tiny_lr_batch,truncation_tiny
+    python recipes/record_grids.py --out recorded --budget 600 --parts smollm2_lr,smollm2_size
+    CUDA_VISIBLE_DEVICES= python recipes/record_grids.py --out recorded --budget 1800 --jobs 8 --parts tiny_lr_batch
 
-Each part is an ordinary ``cs336-sft sweep`` and stands alone: what it has finished when its time is up is recorded, and
-the next begins. ``--archive FILE`` packs all records into one tar file after each part, for machines from which files
-have to be fetched. SmolLM2 needs ``cs336-sft fetch smollm2`` and GSM8K (``CS336_GSM8K``).
+Each part is an ordinary ``cs336-sft sweep`` and stands alone: what it has finished when the time is up is recorded.
+The embedded model needs no GPU: its grids can run on the processors (second line) while SmolLM2 has the card.
+``--archive FILE`` packs all records into one tar file after each part, for machines from which files have to be
+fetched. SmolLM2 needs ``cs336-sft fetch smollm2`` and GSM8K (``CS336_GSM8K``).
 """
 
 from __future__ import annotations
@@ -25,26 +27,30 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Part:
-    """One sweep: its grid, where its record goes, how many runs at the same time, and the most seconds it may take."""
+    """One sweep: the topic its record belongs to, how many runs at the same time, and which outputs are kept."""
 
-    record: str
+    topic: str
     jobs: int
-    seconds: float
     generations: str = "first-seed"
 
 
 # In order of priority. A run of SmolLM2 takes up to 9 GB of the card (batch 512 in evaluations), one of the embedded
 # model under 2.
 PARTS = {
-    "tiny_lr_batch": Part("lr_batch/tiny.json", 14, 130, "none"),
-    "truncation_tiny": Part("truncation/tiny.json", 14, 150),
-    "tiny_data_size": Part("data_size/tiny.json", 14, 150, "none"),
-    "tiny_methods": Part("methods/tiny.json", 14, 110, "none"),
-    "smollm2_lr": Part("lr_batch/smollm2.json", 7, 150),
-    "smollm2_size": Part("data_size/smollm2.json", 7, 110, "none"),
-    "smollm2_methods": Part("methods/smollm2.json", 7, 120, "none"),
-    "truncation_smollm2": Part("truncation/smollm2.json", 7, 150),
+    "smollm2_lr": Part("learning_rate_and_batch", 7),
+    "smollm2_size": Part("data_size", 7, "none"),
+    "truncation_smollm2": Part("truncation", 7),
+    "smollm2_methods": Part("methods", 7, "none"),
+    "tiny_lr_batch": Part("learning_rate_and_batch", 14, "none"),
+    "truncation_tiny": Part("truncation", 14),
+    "tiny_data_size": Part("data_size", 14, "none"),
+    "tiny_methods": Part("methods", 14, "none"),
 }
+
+
+def record_path(name: str) -> Path:
+    """Where the record of a part lies below ``--out``; the lessons find it by its name."""
+    return Path(PARTS[name].topic) / f"{name}.json"
 
 
 def main() -> int:
@@ -54,6 +60,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, required=True, help="seconds for all parts together")
     parser.add_argument("--runs", type=Path, help="folder of the run directories; default: memory, else temporary")
     parser.add_argument("--jobs", type=int, help="runs at the same time, in place of each part's number")
+    parser.add_argument("--threads", type=int, help="CPU threads of each run; default: the cores divided among them")
     parser.add_argument("--archive", type=Path, help="a tar.gz file with all records")
     parser.add_argument("--set", action="append", default=[], help="a setting of all runs, to try the script out small")
     args = parser.parse_args()
@@ -68,9 +75,10 @@ def main() -> int:
             lines.append(f"{name:20} not begun: the time is up")
             continue
         part_began = time.monotonic()
-        status = sweep(name, PARTS[name], args, runs / name, min(PARTS[name].seconds, left))
+        status = sweep(name, PARTS[name], args, runs / name, left)
         lines.append(f"{name:20} exit status {status}, {time.monotonic() - part_began:.0f} s")
-        shutil.rmtree(runs / name, ignore_errors=True)  # memory, for the next part
+        if status == 0:  # else the next call goes on with what is there, if --runs names the folder
+            shutil.rmtree(runs / name, ignore_errors=True)  # memory, for the next part
         if args.archive:
             pack(args.out, args.archive)
         print(f"== {lines[-1]}", flush=True)
@@ -82,9 +90,11 @@ def sweep(name: str, part: Part, args: argparse.Namespace, runs: Path, seconds: 
     """One part; a failure is told and does not stop the others."""
     command = [sys.executable, "-m", "cs336_sft", "sweep", str(ROOT / "recipes" / "grids" / f"{name}.json")]
     command += ["--out", str(runs), "--jobs", str(max(2, args.jobs or part.jobs)), "--time-budget", str(seconds)]
-    command += ["--drop-weights", "--record", str(args.out / part.record), "--generations", part.generations]
+    command += ["--drop-weights", "--record", str(args.out / record_path(name)), "--generations", part.generations]
     for setting in args.set:
         command += ["--set", setting]
+    if args.threads:
+        command += ["--threads", str(args.threads)]
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))))
     # Training and evaluation want pieces of other sizes: without this the second can't use what the first gave back.
     environment.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
@@ -105,8 +115,8 @@ def fast_folder() -> Path:
 
 def pack(folder: Path, archive: Path) -> None:
     with tarfile.open(archive, "w:gz") as tar:
-        for record in sorted({part.record for part in PARTS.values()}):
-            for path in (folder / record, (folder / record).with_suffix(".generations.jsonl.gz")):
+        for record in sorted(folder / record_path(name) for name in PARTS):
+            for path in (record, record.with_suffix(".generations.jsonl.gz")):
                 if path.exists():
                     tar.add(path, arcname=str(path.relative_to(folder)))
 
