@@ -19,6 +19,7 @@ NAMES = (
     "04_first_sft_run",
     "05_learning_rate_and_batch",
     "06_truncation",
+    "07_data_size",
     "09_expert_iteration",
     "10_out_of_memory",
 )
