@@ -18,6 +18,7 @@ NAMES = (
     "03_grader",
     "04_first_sft_run",
     "06_truncation",
+    "08_full_vs_lora_qlora",
     "09_expert_iteration",
     "10_out_of_memory",
 )
