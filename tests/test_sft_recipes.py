@@ -5,18 +5,15 @@ from __future__ import annotations
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from cs336_sft.cli import build_parser
 from cs336_sft.sweep_grid import read_grid
+from recipes.sft_cost import costs
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-from recipes.sft_cost import costs  # noqa: E402
-
 SCRIPT = ROOT / "recipes" / "qwen_sft.sh"
 
 
