@@ -13,7 +13,6 @@ sampling too) goes on and ends with the same numbers.
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import time
@@ -26,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cs336_sft import checkpoints, schedules
+from cs336_sft import checkpoints, processes, schedules
 from cs336_sft.ei_config import ExpertIterationConfig
 from cs336_sft.ei_metrics import kept_metrics, rollout_metrics
 from cs336_sft.ei_result import ExpertIterationResult, load_expert_iteration, round_folder
@@ -103,7 +102,7 @@ def expert_iteration(
             "lower it, or give more problems",
         )
     run = RunDirectory(run_dir)
-    model.to(_device())
+    model.to(processes.own_device())
     set_weights_dtype(model, config.sft)
     loop = _Loop(model, tokenizer, problems, template, config, run, sampler, validation, test, judge, cache_dir, report)
     if not loop.main:
@@ -142,7 +141,7 @@ class _Loop:
         self.cache = Path(cache_dir) if cache_dir else run.path / "rollouts"
         self.rounds = JsonLines(run.path / "rounds.jsonl")
         self.reward_fn = get_reward_fn(template.name)
-        self.main = int(os.environ.get("RANK", 0)) == 0
+        self.main = processes.is_main()
         self.start_weights: dict[str, torch.Tensor] = {}
 
     def check_identity(self) -> None:
@@ -443,12 +442,6 @@ def _engine(sampler: Sampler | None) -> str:
     """What else the samples depend on: the engine, and the type it computes in where that is not the policy's."""
     dtype = getattr(getattr(sampler, "config", None), "dtype", None)
     return type(sampler).__name__ + (f"/{dtype}" if dtype else "")
-
-
-def _device() -> torch.device:
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    )
 
 
 def _wait_for(path: Path) -> Record:

@@ -14,6 +14,7 @@ from cs336_sft.records import Generation
 from cs336_sft.sampling import Sampler, SamplingConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -40,6 +41,18 @@ def is_main() -> bool:
     True
     """
     return rank() == 0
+
+
+def own_device() -> torch.device:
+    """Where this process computes: a GPU of its own (``LOCAL_RANK``), or the CPU where PyTorch sees none.
+
+    >>> own_device().type in ("cpu", "cuda")
+    True
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
 
 
 def gather(value: Any) -> list[Any]:

@@ -143,9 +143,8 @@ def samples_of(folder: Path, rounds: int) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.cli.plot import FORMATS
     from cs336_sft.ei_loop import expert_iteration
-    from cs336_sft.ei_plots import plot_rounds
     from cs336_sft.models import best_device
-    from cs336_sft.processes import is_main
+    from cs336_sft.processes import is_main, own_device
     from cs336_sft.prompts import get_template
     from cs336_sft.samplers import make_sampler
     from cs336_sft.sft_run import overlap
@@ -176,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
 
     engine = sampler_options.vllm_config(args, config.max_new_tokens)
 
-    model, tokenizer = common.load(profile, device=best_device())
+    model, tokenizer = common.load(profile, device=str(own_device()))
     # The engine first: it takes its share of what is free on the card, the trainer the rest.
     # Of several processes the main one samples and speaks; the others train along.
     options = {"source": profile.model_source(), "batch_size": args.generation_batch, "vllm": engine}
@@ -202,6 +201,8 @@ def run(args: argparse.Namespace) -> int:
     if not is_main():  # done before the main one, which still measures: what it knows of the outcome is stale
         return 0
     if plot is not None and result.rounds:
+        from cs336_sft.ei_plots import plot_rounds
+
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_rounds({run_dir.name: [result.rounds]}).savefig(plot, dpi=150, bbox_inches="tight")
     report(args, profile, result)
