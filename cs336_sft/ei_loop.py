@@ -81,8 +81,9 @@ def expert_iteration(
         template: prompt and answer format; its grader measures, and judges by default.
         config: see ``ExpertIterationConfig``.
         run_dir: a new or empty directory, or that of the same run.
-        sampler: writes rollouts and evaluations; receives the weights by ``update_weights`` after every round. With
-            several processes (``accelerate launch``) the main one samples, and the others may pass None.
+        sampler: writes rollouts and evaluations; receives the weights by ``update_weights`` after every round. Of
+            several processes (``accelerate launch``) those that give one share the prompts; an engine is the main
+            one's alone, and the others pass None.
         validation: measured before the first round and after every one, greedily.
         test: measured once, after the last round.
         judge: a reward function of your own that decides what is kept, in place of ``config.judge``; metrics stay
@@ -102,6 +103,7 @@ def expert_iteration(
             "lower it, or give more problems",
         )
     run = RunDirectory(run_dir)
+    processes.join()
     model.to(processes.own_device())
     set_weights_dtype(model, config.sft)
     loop = _Loop(model, tokenizer, problems, template, config, run, sampler, validation, test, judge, cache_dir, report)
@@ -142,6 +144,7 @@ class _Loop:
         self.rounds = JsonLines(run.path / "rounds.jsonl")
         self.reward_fn = get_reward_fn(template.name)
         self.main = processes.is_main()
+        self.led = processes.LedSampler(sampler)
         self.start_weights: dict[str, torch.Tensor] = {}
 
     def check_identity(self) -> None:
@@ -182,9 +185,10 @@ class _Loop:
     def run(self) -> ExpertIterationResult:
         if self.config.continue_from == "start":
             self.start_weights = {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
-        records = self.rounds.read()
+        # What the main process finds when all begin: it may write on while another one reads.
+        records, finished = processes.gather((self.rounds.read(), self.directory.result.exists()))[0]
         self._restore(records)
-        if self.directory.result.exists():
+        if finished:
             return load_expert_iteration(self.directory.path)
         if not records and self.main:
             self._append({"round": 0, "steps": 0, "total_steps": 0} | self._validate(0))
@@ -194,6 +198,9 @@ class _Loop:
         else:
             if self.main:
                 self._finish()
+                self.led.release()
+            else:
+                self.led.follow()
         return load_expert_iteration(self.directory.path)
 
     # --- one round ----------------------------------------------------------------------------------------------------
@@ -205,7 +212,10 @@ class _Loop:
         if self.main:
             folder.mkdir(exist_ok=True)
             record |= self._sample_and_select(number, folder)
-        plan = _wait_for(folder / "plan.json")
+            self.led.release()
+        else:
+            self.led.follow()
+        plan = read_json(folder / "plan.json")
         if plan["steps"]:
             if self.config.continue_from == "start":
                 for name, parameter in self.model.named_parameters():
@@ -245,9 +255,9 @@ class _Loop:
         questions = self._questions(number)
         policy = checkpoints.fingerprint_weights(self.model)
         with _measured(record, "rollout"):
-            self.sampler.update_weights(self.model)
+            self.led.update_weights(self.model)
             rollouts = sample_rollouts(
-                self.sampler,
+                self.led,
                 [self.template.prompt(problem) for problem in questions],
                 config.sampling(number, stop=self.template.stop),
                 self.cache,
@@ -396,9 +406,9 @@ class _Loop:
             stop=self.template.stop,
             record_entropy=self.config.record_entropy,
         )
-        self.sampler.update_weights(self.model)
+        self.led.update_weights(self.model)
         path = self.directory.generations / f"{name}.jsonl"
-        evaluation = evaluate(self.sampler, problems, self.template, self.reward_fn, sampling, path=path)
+        evaluation = evaluate(self.led, problems, self.template, self.reward_fn, sampling, path=path)
         return evaluation.metrics.as_dict()
 
     def _append(self, record: Record) -> None:
@@ -442,14 +452,6 @@ def _engine(sampler: Sampler | None) -> str:
     """What else the samples depend on: the engine, and the type it computes in where that is not the policy's."""
     dtype = getattr(getattr(sampler, "config", None), "dtype", None)
     return type(sampler).__name__ + (f"/{dtype}" if dtype else "")
-
-
-def _wait_for(path: Path) -> Record:
-    """The content of a file that the main process writes. Not a barrier of torch.distributed, which gives up after
-    ten minutes: sampling may take longer."""
-    while not path.exists():
-        time.sleep(0.2)
-    return read_json(path)
 
 
 @contextmanager

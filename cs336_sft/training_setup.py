@@ -37,6 +37,7 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
     Raises:
         ConfigError: a launcher started several processes, and accelerate knows of one.
     """
+    processes.join()
     outer = dict(AcceleratorState._shared_state)
     AcceleratorState._shared_state.clear()
     try:
@@ -44,15 +45,8 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
             mixed_precision=config.mixed_precision,
             log_with=list(config.trackers) or None,
             project_dir=str(run_dir),
-            # Unless it is told so, accelerate does not let several processes on a CPU know of one another.
             cpu=processes.world_size() > 1 and not torch.cuda.is_available(),
         )
-        if accelerator.num_processes != processes.world_size():
-            raise ConfigError(
-                f"the launcher started {processes.world_size()} processes, accelerate knows of "
-                f"{accelerator.num_processes}",
-                "launch it as recipes/accelerate shows",
-            )
         yield accelerator
         accelerator.free_memory()
     finally:

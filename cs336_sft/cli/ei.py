@@ -177,9 +177,10 @@ def run(args: argparse.Namespace) -> int:
 
     model, tokenizer = common.load(profile, device=str(own_device()))
     # The engine first: it takes its share of what is free on the card, the trainer the rest.
-    # Of several processes the main one samples and speaks; the others train along.
+    # Of several processes each samples its share with Hugging Face; an engine is the main one's alone.
     options = {"source": profile.model_source(), "batch_size": args.generation_batch, "vllm": engine}
-    with make_sampler(args.sampler, model, tokenizer, **options) if is_main() else nullcontext() as sampler:
+    own_sampler = args.sampler == "hf" or is_main()
+    with make_sampler(args.sampler, model, tokenizer, **options) if own_sampler else nullcontext() as sampler:
         if sft_size:
             examples = make_examples(training[args.skip : used], template, tokenizer)
             start = replace(config.sft, epochs=args.sft_epochs, eval_every=None, seed=args.seed)
@@ -198,7 +199,7 @@ def run(args: argparse.Namespace) -> int:
             cache_dir=args.cache,
             report=lambda record: common.note(describe(record)),
         )
-    if not is_main():  # done before the main one, which still measures: what it knows of the outcome is stale
+    if not is_main():  # of several processes one speaks
         return 0
     if plot is not None and result.rounds:
         from cs336_sft.ei_plots import plot_rounds
