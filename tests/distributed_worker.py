@@ -4,7 +4,8 @@ python -m torch.distributed.run --nproc-per-node 2 distributed_worker.py FOLDER 
 
 FOLDER holds model/, examples.json, config.json and problems.jsonl. The gradients of every step, whole, go to
 FOLDER/RUN.gradients.safetensors. With KILL=RANK:STEP the process of that rank kills itself after that step; with
-KILL=RANK:ROUND:STEP after that step of a round of expert iteration.
+KILL=RANK:ROUND:STEP after that step of a round of expert iteration. ORDER=reversed: one process, which goes through the
+microbatches of a step from the last to the first; ORDER=dealt: which makes those of two processes, one after the other.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import torch
 
+from cs336_sft.batching import deal, split_microbatches
 from cs336_sft.ei_config import ExpertIterationConfig
 from cs336_sft.ei_loop import expert_iteration
 from cs336_sft.ei_result import ExpertIterationResult
@@ -31,6 +33,8 @@ from cs336_sft.records import Example
 from cs336_sft.run_files import JsonLines
 from cs336_sft.sampling import SamplingConfig
 from cs336_sft.sft_config import SFTConfig
+from cs336_sft.sft_step import SFTStep
+from cs336_sft.tokenization import collate
 from cs336_sft.training import train_sft
 
 
@@ -48,6 +52,23 @@ def keep_gradients(kept: list[torch.Tensor]) -> None:
         return step(self, *args, **kwargs)
 
     torch.optim.AdamW.step = spying
+
+
+def in_another_order(order: str) -> None:
+    """The same sums in one process, added up otherwise: what rounding alone does."""
+    usual = SFTStep._microbatches
+
+    def dealt(self, indices):
+        parts = []
+        for process in (0, 1):
+            share = deal(indices, self.lengths, process, 2)
+            parts += split_microbatches(share, self.lengths, max_sequences=self.config.micro_batch_size)
+        return [collate([self.examples[index] for index in part], self.pad_id) for part in parts]
+
+    def reverse(self, indices):
+        return usual(self, indices)[::-1]
+
+    SFTStep._microbatches = {"dealt": dealt, "reversed": reverse}[order]
 
 
 def lucky(response: str, reference: str) -> dict[str, float]:
@@ -125,6 +146,8 @@ def main(folder: Path, name: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    if "ORDER" in os.environ:
+        in_another_order(os.environ["ORDER"])
     if "KILL" in os.environ:
         die_at(os.environ["KILL"])
     (iterate if "ei" in sys.argv else main)(Path(sys.argv[1]), sys.argv[2])
