@@ -88,16 +88,16 @@ def order_of_summation(rows: list[str]) -> str:
         key = name.startswith("one process"), name.rpartition(" ")[2]
         worst[key] = max(worst.get(key, 0.0), float(gradients))
     text = (
-        "The rows of one process add up the same sums in another order: the microbatches of a step from the last to the "
-        "first; or those that two processes make, one after the other. In float32 that alone moves the gradients of a "
-        f"step by up to {worst[True, 'float32']:.1e}, two processes by up to {worst[False, 'float32']:.1e}: "
+        "The rows of one process add up the same sums in another order: the microbatches of a step from the last to "
+        "the first; or those that two processes make, one after the other. In float32 that alone moves the gradients "
+        f"of a step by up to {worst[True, 'float32']:.1e}, two processes by up to {worst[False, 'float32']:.1e}: "
     )
     if worst[False, "float32"] > 3 * worst[True, "float32"]:
         return text + "more than the order of summation explains."
     return text + (
-        "it is the order of summation. It begins with the rounding of step 1, and AdamW, which divides each gradient by "
-        "its own size, carries it on: a weight whose gradient is all rounding moves as far as any other. In float64 "
-        f"two processes differ by up to {worst[False, 'float64']:.1e}."
+        "it is the order of summation. It begins with the rounding of step 1, and AdamW, which divides each gradient "
+        "by its own size, carries it on: a weight whose gradient is all rounding moves as far as any other. In "
+        f"float64 two processes differ by up to {worst[False, 'float64']:.1e}."
     )
 
 

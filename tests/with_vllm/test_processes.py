@@ -233,11 +233,11 @@ def test_two_workers_sample_what_the_model_does(settings, base, policy, prompts)
 
 
 def test_an_engine_beside_two_trainers(tmp_path) -> None:
-    """The launcher's variables, and a process group of the engine's own in the trainer, would make all wait for ever."""
+    """With the launcher's variables, or with a process group of its own in the trainer, all would wait for ever."""
     run(
         *"-m torch.distributed.run --standalone --nproc-per-node 2 -m cs336_sft ei --rounds 2 --questions 4".split(),
-        *"--rollouts 2 --eval-size 4 --limit 60 --judge lenient --add-format --sampler vllm --max-model-len 512".split(),
-        *f"--kv-cache-gib 0.12 --out {tmp_path / 'run'}".split(),
+        *"--rollouts 2 --eval-size 4 --limit 60 --judge lenient --add-format".split(),
+        *f"--sampler vllm --max-model-len 512 --kv-cache-gib 0.12 --out {tmp_path / 'run'}".split(),
     )
     rounds = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
     assert [record["round"] for record in rounds] == [0, 1, 2] and rounds[1]["steps"] > 0
