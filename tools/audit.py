@@ -57,7 +57,7 @@ def ask() -> tuple[list[dict] | None, str]:
 
 def verdict(packages: list[dict] | None, reason: str) -> tuple[list[str], int]:
     """What to say of a report, and the exit status."""
-    remedy = "Remedy: run `make audit` again where https://pypi.org can be reached. The tests do not need it."
+    remedy = "Remedy: run `make audit` again where PyPI can be reached. The tests do not need it."
     if packages is None:
         return [f"NOT AUDITED: the database of vulnerabilities gave no answer ({reason}).", remedy], 2
     skipped = [package for package in packages if "skip_reason" in package]
