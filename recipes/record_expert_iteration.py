@@ -1,13 +1,13 @@
 r"""Run expert iteration and its controls, and record what was measured for the course.
 
     python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12
-    python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12 --name tiny_sft512 \
-        --sft-size 512 --temperature 1.0 --arms "expert iteration" "random samples" "random, finished" "human solutions"
+    python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12 --name tiny_short_start \
+        --sft-epochs 3 --lr 1e-4 --temperature 0.3
     python recipes/record_expert_iteration.py smollm2 --out recorded/expert_iteration --sampler vllm
     python recipes/record_expert_iteration.py tiny --out build/ei --seeds 1 --small      # a test of this script
 
 ``tiny``: the embedded model after fine-tuning on 128 examples; every arm with every seed, several processes at once.
-``tiny_sft512`` starts where the format is already there, so that only the answers are left to improve.
+``tiny_short_start`` begins before the format has settled, and with a learning rate that is too high.
 ``smollm2``: SmolLM2-135M on the generated problems (see ``measure_gsm8k`` for why), arm after arm with one engine.
 Writes ``tiny.json`` or ``smollm2.json`` (configuration, versions, device, date, seeds, raw metrics of every round)
 after every run, and prints a table. A run that fails is recorded with its error, and the others go on.
@@ -64,7 +64,9 @@ ARMS: dict[str, dict[str, Any]] = {
     "G = 8": {"rollouts": 8},
     "3 epochs a round": {"epochs": 3},
     "from the start each round": {"continue_from": "start"},
-    "temperature 0.7": {"temperature": 0.7},
+    "temperature 1.0": {"temperature": 1.0},
+    "learning rate 1e-4": {"lr": 1e-4},
+    "optimizer kept": {"optimizer": "keep"},
     "base, lenient, format added": {"base": True, "judge": "lenient", "add_format": True},
     "base, lenient": {"base": True, "judge": "lenient"},
 }
@@ -79,7 +81,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
         return ExpertIterationConfig(
             rounds=2 if small else 5,
             questions_per_round=16 if small else 128,
-            temperature=0.3 if args.temperature is None else args.temperature,
+            temperature=args.temperature,
             max_new_tokens=160,
             chunk_questions=128,
             sft=SFTConfig(learning_rate=args.lr, epochs=1, keep_checkpoints=1, progress=False),
@@ -88,7 +90,7 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
     return ExpertIterationConfig(
         rounds=1 if small else 5,
         questions_per_round=4 if small else 256,
-        temperature=0.7 if args.temperature is None else args.temperature,
+        temperature=args.temperature,
         max_new_tokens=32 if small else 200,
         chunk_questions=256,
         keep_rounds=1,
@@ -103,8 +105,12 @@ def settings(name: str, args: argparse.Namespace) -> ExpertIterationConfig:
 
 
 def arm_config(base: ExpertIterationConfig, arm: str, seed: int, counts: list[int] | None) -> ExpertIterationConfig:
-    changes = {name: value for name, value in ARMS[arm].items() if name not in ("like", "base", "epochs")}
-    sft = replace(base.sft, epochs=ARMS[arm].get("epochs", base.sft.epochs))
+    changes = {name: value for name, value in ARMS[arm].items() if name not in ("like", "base", "epochs", "lr")}
+    sft = replace(
+        base.sft,
+        epochs=ARMS[arm].get("epochs", base.sft.epochs),
+        learning_rate=ARMS[arm].get("lr", base.sft.learning_rate),
+    )
     return replace(base, seed=seed, sft=sft, samples_per_round=tuple(counts) if counts else None, **changes)
 
 
@@ -164,7 +170,7 @@ def run_arm(
         rounds = [compact(record) for record in result.rounds]
         record |= {"rounds": rounds, "test": compact(result.test)}
     except Exception:
-        record["error"] = traceback.format_exc(limit=3)
+        record["error"] = traceback.format_exc(limit=-4)
     return record | {"seconds": round(time.time() - began, 1)}
 
 
@@ -242,14 +248,18 @@ def record_smollm2(args: argparse.Namespace, work: Path) -> None:
     config = settings("smollm2", args)
     source = args.model or str(get_profile("smollm2").model_source())
     model, tokenizer = load_model_and_tokenizer(source, device="cpu")
-    vllm = VLLMConfig(max_model_len=1024, gpu_memory_utilization=0.3) if args.sampler == "vllm" else None
+    vllm = (
+        VLLMConfig(max_model_len=1024, gpu_memory_utilization=0.2, kv_cache_memory_bytes=6 * 2**30)
+        if args.sampler == "vllm"
+        else None
+    )
     gsm8k: dict[str, Any] = {}
     sampler = make_sampler(args.sampler, model, tokenizer, source=source, batch_size=512, vllm=vllm)
     with sampler:
         try:
             gsm8k = measure_gsm8k(source, sampler, work, args, config)
         except Exception:
-            gsm8k = {"error": traceback.format_exc(limit=3)}
+            gsm8k = {"error": traceback.format_exc(limit=-4)}
         print(f"{time.time() - began:5.0f} s  GSM8K: {gsm8k}", flush=True)
         recorder = Recorder(
             args.out / f"{args.name or 'smollm2'}.json", args, config, sampler=args.sampler, gsm8k=gsm8k
@@ -300,9 +310,9 @@ def main() -> None:
     parser.add_argument("--model", help="model folder in place of the profile's")
     parser.add_argument("--name", help="of the JSON file, in place of the part's")
     parser.add_argument("--sft-size", type=int, help="examples that the start is fine-tuned on; default: 128, 512")
-    parser.add_argument("--sft-epochs", type=int, default=3, help="passes over them")
-    parser.add_argument("--lr", type=float, default=1e-4, help="learning rate of the rounds")
-    parser.add_argument("--temperature", type=float, help="of the rollouts (tiny 0.3, smollm2 0.7)")
+    parser.add_argument("--sft-epochs", type=int, help="passes over them; default: tiny 8, smollm2 3")
+    parser.add_argument("--lr", type=float, default=3e-5, help="learning rate of the rounds")
+    parser.add_argument("--temperature", type=float, default=0.7, help="of the rollouts")
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), metavar="ARM", help="default: all of the part")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--jobs", type=int, default=12, help="processes at once (tiny)")
@@ -314,6 +324,7 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="two short rounds, to test this script")
     args = parser.parse_args()
     args.sft_size = args.sft_size or {"tiny": 128, "smollm2": 512}[args.part]
+    args.sft_epochs = args.sft_epochs or {"tiny": 8, "smollm2": 3}[args.part]
     with tempfile.TemporaryDirectory() as folder:
         {"tiny": record_tiny, "smollm2": record_smollm2}[args.part](args, Path(folder))
 

@@ -182,3 +182,13 @@ def test_detect_style_takes_anything() -> None:
     generator = random.Random(2)
     for _ in range(2_000):
         assert detect_style(_fuzzed(generator)) in (*STYLES, None)
+
+
+@pytest.mark.parametrize("length", [150, 900, 1_100, 5_000])
+@pytest.mark.parametrize("filler", ["and on ", "x", "= ", "½ "])
+def test_a_sentence_that_rambles_on_after_its_last_digit_is_read_all_the_same(filler: str, length: int) -> None:
+    # Seen with SmolLM2 on GSM8K: more than 1,000 characters without a digit, in the sentence that held the answer.
+    response = "She has 12 apples and so " + filler * (length // len(filler))
+    assert lenient_reward_fn(response, "12") in (0.0, 1.0)
+    if filler == "and on " and length < 2_000:
+        assert lenient_reward_fn(response, "12") == 1.0

@@ -52,15 +52,22 @@ def read_leniently(response: str) -> Fraction | int | None:
             return read_number(sentence).value
     for sentence in reversed(_SENTENCE_END.split(text)):
         if any(c.isdigit() for c in sentence):
-            return _last_number(sentence[-1_000:])
+            return _last_number(_around_last_digit(sentence))
     return None
+
+
+def _around_last_digit(sentence: str) -> str:
+    """At most 1,000 characters of a sentence, which may ramble on for thousands after its last digit."""
+    last = max(index for index, c in enumerate(sentence) if c.isdigit())
+    end = last + 200
+    return sentence[max(0, end - 1_000) : end]
 
 
 def _last_number(sentence: str) -> Fraction | int | None:
     whole = read_number(sentence)
     if whole.value is not None:
         return whole.value
-    side = [side for side in sentence.split("=") if any(c.isdigit() for c in side)][-1]
+    side = next(side for side in reversed(sentence.split("=")) if any(c.isdigit() for c in side))
     found = [numeral for numeral in _NUMBER.finditer(side) if any(c.isdigit() for c in numeral.group())]
     stated = [numeral for numeral in found if not _CIRCUMSTANCE.search(side, 0, numeral.start())]
     for numeral in reversed(stated or found):
