@@ -2,9 +2,9 @@
 
     python recipes/record_forgetting.py --out recorded/methods/tiny_forgetting.json --runs build/forgetting
 
-A CPU does it in a quarter of an hour; called again, it goes on with the runs that are missing. The runs are those of
-``recipes/grids/tiny_methods.json`` with fewer learning rates and evaluations; their weights are kept until they were
-measured. Measured are, beside the run's own last evaluation: calculations outside the training format
+A CPU does it in ten minutes; called again, it goes on with the runs that are missing. The runs are those of notebook 08
+(384 problems, one epoch) with three seeds and more problems to evaluate; their weights are kept until they were measured.
+Measured are, beside the run's own last evaluation: calculations outside the training format
 (``cs336_sft.forgetting``), word problems in a prompt that was not trained, read leniently, and the loss of text like
 the model's pretraining.
 """
@@ -39,14 +39,14 @@ from recipes.pretraining_text import documents
 
 SETTINGS = {
     "profile": "tiny",
-    "train_size": 512,
-    "max_steps": 96,
+    "train_size": 384,
+    "max_steps": 48,
     "limit": 160,
     "eval_size": 128,
     "eval_batch_size": 128,
-    "eval_every": [96],
+    "eval_every": [48],
 }
-LEARNING_RATES = {"full": [1e-4, 3e-4], "lora": [1e-3, 3e-3, 3e-4], "qlora": [1e-3]}
+LEARNING_RATES = {"full": [1e-4, 2e-4], "lora": [5e-4, 1e-3], "qlora": [1e-3]}
 FRAME = "Q: {question}\nA:"  # one of the pretraining text's, in no training example
 KEPT = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate", "reference_loss", "n")
 
