@@ -3,10 +3,9 @@
     python recipes/record_forgetting.py --out recorded/methods/tiny_forgetting.json --runs build/forgetting
 
 A CPU does it in ten minutes; called again, it goes on with the runs that are missing. The runs are those of notebook 08
-(384 problems, one epoch) with three seeds and more problems to evaluate; their weights are kept until they were measured.
-Measured are, beside the run's own last evaluation: calculations outside the training format
-(``cs336_sft.forgetting``), word problems in a prompt that was not trained, read leniently, and the loss of text like
-the model's pretraining.
+(384 problems, one epoch) with three seeds and more problems to evaluate; their weights are kept.
+Measured are, beside the run's own last evaluation: calculations outside the training format (``forgetting``), word
+problems in a prompt that was not trained, read leniently, and the loss of text like the model's pretraining.
 """
 
 from __future__ import annotations
