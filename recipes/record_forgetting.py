@@ -45,7 +45,7 @@ SETTINGS = {
     "eval_batch_size": 128,
     "eval_every": [48],
 }
-LEARNING_RATES = {"full": [1e-4, 2e-4], "lora": [5e-4, 1e-3], "qlora": [1e-3]}
+LEARNING_RATES = {"full": [1e-4, 2e-4], "lora": [1e-3], "qlora": [1e-3]}
 FRAME = "Q: {question}\nA:"  # one of the pretraining text's, in no training example
 KEPT = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate", "reference_loss", "n")
 
@@ -121,7 +121,7 @@ def main() -> None:
     }
     print("base", content["base"], flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for run in grid.runs():
+    for run in sorted(grid.runs(), key=lambda run: run.settings.sft.seed):  # whole seeds, if it is cut short
         began = time.perf_counter()
         status = run_sweep([run], args.runs).statuses[0]
         if status.status not in ("finished", "skipped"):
