@@ -146,11 +146,11 @@ def fused(**settings) -> Iterator[None]:
 @contextmanager
 def plain(compiled: bool) -> Iterator[None]:
     """The PyTorch path, also where the Triton one could run."""
-    keep = chunked_head._compiled
+    keep = chunked_head.compiled_on_gpu
     with replaced(
         chunked_head,
         _can_fuse=lambda *_: False,
-        _compiled=keep if compiled else (lambda function, hidden: function),
+        compiled_on_gpu=keep if compiled else (lambda function, *_, **__: function),
     ):
         yield
 

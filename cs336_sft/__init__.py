@@ -60,6 +60,7 @@ _HOME = {
     "training": ("SFTConfig", "TrainingResult", "load_result", "train_sft"),
     "adapter_config": ("AdapterConfig",),
     "adapters": ("add_adapter", "load_quantized", "merge_adapter"),
+    "forgetting": ("calculations", "score_calculations", "text_loss"),
     "run_settings": ("RunSettings", "make_settings", "run_name"),
     "sft_run": ("run_sft",),
     "sweep_grid": ("Grid", "read_grid"),

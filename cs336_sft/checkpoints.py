@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from cs336_sft.errors import RunDirectoryError
-from cs336_sft.run_files import read_json, write_json
+from cs336_sft.run_files import read_json, unwritten, write_json
 
 _log = logging.getLogger(__name__)
 
@@ -97,13 +97,11 @@ def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
         write(temporary)
         for file in temporary.iterdir():
             _sync(file)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RunDirectoryError) as error:
         # Half a checkpoint would keep a full disk full.
         shutil.rmtree(temporary, ignore_errors=True)
-        raise RunDirectoryError(
-            f"{path}: could not be written ({_reason(error)})",
-            "free some space (or raise the quota) and start the run again: it goes on from its last checkpoint",
-        ) from error
+        told = isinstance(error, RunDirectoryError) and isinstance(error.__cause__, OSError)  # of a file in it
+        raise unwritten(path, error.__cause__ if told else error) from error
     if path.exists():
         path.rename(old)
     temporary.rename(path)
@@ -220,11 +218,6 @@ def _damage(path: Path) -> str | None:
         if not (path / name).is_file() or _file_hash(path / name) != expected:
             return f"{name} is not what was written"
     return None
-
-
-def _reason(error: Exception) -> str:
-    text = (getattr(error, "strerror", None) or str(error)).strip()
-    return text.splitlines()[0].rstrip(".") if text else type(error).__name__
 
 
 def _file_hash(path: Path) -> str:

@@ -1,12 +1,15 @@
-"""Choosing the best of several models by an evaluation: how often would other problems choose another one?"""
+"""Choosing the best of several models, or steps, by an evaluation: would other problems have chosen another one?"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from cs336_sft.errors import DataError
+from cs336_sft.outcomes import explain_change, rights
 
 
 def share_of_wins(
@@ -54,6 +57,70 @@ def winners_bonus(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int
     means = _resampled_means(outcomes, n, draws, seed)
     truth = np.array([np.mean(values) for values in outcomes.values()])
     return float((means.max(axis=1) - truth[means.argmax(axis=1)]).mean())
+
+
+@dataclass(frozen=True)
+class Fall:
+    """From the highest evaluation of a run to its last, taken apart; see ``fall_from_peak``.
+
+    Attributes:
+        peak: step of the highest accuracy on all problems; of equal ones the earliest.
+        seen: what one reads off the curve: last accuracy minus highest; at most 0.
+        measured: the same with the peak chosen on other problems than those on which the fall is measured.
+        parts: outcome (``outcomes.OUTCOMES``, without right) -> its part of ``measured``; they add up to it.
+    """
+
+    peak: int
+    seen: float
+    measured: float
+    parts: dict[str, float]
+
+    @property
+    def luck(self) -> float:
+        """The part of ``seen`` that was there because the highest of several noisy numbers was taken."""
+        return self.seen - self.measured
+
+
+def fall_from_peak(evaluations: Mapping[int, str], *, lenient: bool = False) -> Fall:
+    """How far a run's accuracy fell from its peak, without the luck of the peak, and through which outcomes.
+
+    The problems are halved, every other one. The peak is chosen on one half and the fall measured on the other, then
+    the other way around (cross-fitting): what was picked for being high is not measured by what picked it.
+
+    Args:
+        evaluations: step -> outcomes (``outcomes.outcome_letters``) of the same problems in the same order.
+        lenient: the accuracy is the lenient one: ``F`` counts as right.
+
+    Raises:
+        DataError: no evaluation, fewer than two problems, or different numbers of them.
+
+    >>> fall = fall_from_peak({8: "RRRRRW", 16: "RWRRRW", 32: "RWRCRW"})
+    >>> fall.peak, round(fall.seen, 3), {letter: round(part, 3) for letter, part in fall.parts.items()}
+    (8, -0.333, {'F': 0.0, 'C': -0.167, 'W': -0.167})
+    >>> lucky = fall_from_peak({8: "RW", 16: "WR", 32: "WW"})  # the peak of one problem is none of the other
+    >>> lucky.seen, lucky.measured, lucky.luck
+    (-0.5, 0.0, -0.5)
+    """
+    sizes = {len(letters) for letters in evaluations.values()}
+    if len(sizes) != 1 or min(sizes) < 2:
+        raise DataError(f"evaluations of {sorted(sizes)} problems", "give the same problems for each, at least two")
+    steps = sorted(evaluations)
+
+    def highest(start: int, stride: int) -> int:
+        means = {step: fmean(rights(evaluations[step][start::stride], lenient)) for step in steps}
+        return max(steps, key=lambda step: (means[step], -step))
+
+    peak, end = highest(0, 1), evaluations[steps[-1]]
+    seen = explain_change(evaluations[peak], end, lenient=lenient).difference.value
+    changes = [
+        explain_change(evaluations[highest(1 - half, 2)][half::2], end[half::2], lenient=lenient) for half in (0, 1)
+    ]
+    letters = changes[0].gained
+    # Weighted by problems: with an odd number of them one half is larger.
+    total = sum(change.n for change in changes)
+    parts = {letter: sum(change.net(letter) * change.n for change in changes) / total for letter in letters}
+    measured = sum(change.difference.value * change.n for change in changes) / total
+    return Fall(peak, seen, measured, parts)
 
 
 def _resampled_means(outcomes: Mapping[str, Sequence[float]], n: int, draws: int, seed: int) -> np.ndarray:

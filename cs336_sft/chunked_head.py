@@ -18,14 +18,12 @@ what is written here is what it is tested against.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-
 import torch
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from cs336_sft import fused_head
+from cs336_sft.compiled import compiled_on_gpu
 from cs336_sft.errors import CourseError
 from cs336_sft.output_head import OutputHead
 from cs336_sft.products import add_product, blocks, product, wide
@@ -132,7 +130,7 @@ class _Recomputed(torch.autograd.Function):
             ctx.mark_non_differentiable(entropy)
             return log_probs, entropy
         top, log_total, log_probs, entropy = (_per_row(hidden) for _ in range(4))  # [N] each
-        step = _compiled(_log_softmax_of_labels, hidden)
+        step = compiled_on_gpu(_log_softmax_of_labels, hidden, overwrites=True)
         for rows in _chunks(hidden, chunk_size):
             logits = _logits(hidden[rows], weight, bias, head)  # [c, V]
             top[rows], log_total[rows], log_probs[rows], found = step(logits, labels[rows], with_entropy)
@@ -158,7 +156,7 @@ class _Recomputed(torch.autograd.Function):
             return *gradients, None, None, None, None, None
         gradients = _Gradients(ctx.needs_input_grad, *ctx.saved_tensors)
         labels, top, log_total, log_probs = ctx.statistics
-        step, weights = _compiled(_gradient_of_logits, hidden), grad_log_probs * ctx.head.scale
+        step, weights = compiled_on_gpu(_gradient_of_logits, hidden, overwrites=True), grad_log_probs * ctx.head.scale
         for rows in _chunks(hidden, ctx.chunk_size):
             logits = _logits(hidden[rows], weight, bias, ctx.head)  # [c, V], the same again
             of_capped = _slope_of_cap(logits, ctx.head)
@@ -189,7 +187,7 @@ class _OnePass(torch.autograd.Function):
             ctx.mark_non_differentiable(log_probs, entropy)
             return -(weights * log_probs).sum(), log_probs, entropy
         gradients = _Gradients(ctx.needs_input_grad, *operands)
-        step = _compiled(_log_softmax_and_gradient, hidden)
+        step = compiled_on_gpu(_log_softmax_and_gradient, hidden, overwrites=True)
         for rows in _chunks(hidden, chunk_size):
             logits = _logits(hidden[rows], weight, bias, head)  # [c, V]
             of_capped = _slope_of_cap(logits, head)
@@ -355,17 +353,6 @@ def _can_fuse(head: OutputHead, hidden: torch.Tensor, weight: torch.Tensor, bias
 
 def _per_row(hidden: torch.Tensor) -> torch.Tensor:
     return hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype))
-
-
-def _compiled(function: Callable, hidden: torch.Tensor) -> Callable:
-    """On a GPU one kernel for the whole chunk, instead of a pass over memory for each operation."""
-    return _compile(function) if hidden.is_cuda else function
-
-
-@lru_cache
-def _compile(function: Callable) -> Callable:
-    # The copy is never made; without it the compiled code would write back the logits, which nobody needs.
-    return torch.compile(lambda logits, *rest: function(logits.clone(), *rest), dynamic=True)
 
 
 # --- heads that are not one matrix ------------------------------------------------------------------------------------

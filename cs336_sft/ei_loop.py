@@ -13,45 +13,43 @@ sampling too) goes on and ends with the same numbers.
 
 from __future__ import annotations
 
-import os
-import random
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from cs336_sft import checkpoints, schedules
+from cs336_sft import checkpoints, processes, schedules
 from cs336_sft.ei_config import ExpertIterationConfig
-from cs336_sft.ei_metrics import kept_metrics, rollout_metrics
+from cs336_sft.ei_measures import engine_name, measured, score_rollouts
+from cs336_sft.ei_metrics import rollout_metrics
 from cs336_sft.ei_result import ExpertIterationResult, load_expert_iteration, round_folder
+from cs336_sft.ei_selection import (
+    grade_rollouts,
+    questions_of_round,
+    round_seed,
+    select_for_training,
+    verdicts,
+)
 from cs336_sft.errors import ConfigError, RunDirectoryError
-from cs336_sft.evaluation import RewardFn, evaluate, grade, write_generations, write_jsonl
+from cs336_sft.evaluation import RewardFn, evaluate, write_generations, write_jsonl
 from cs336_sft.grading import get_reward_fn
 from cs336_sft.interrupts import StopRequest
 from cs336_sft.prompts import PromptTemplate
-from cs336_sft.records import Example, Generation, Graded, Problem
-from cs336_sft.response_scores import engine_gap, score_responses
+from cs336_sft.records import Example, Problem
 from cs336_sft.rollouts import sample_rollouts
 from cs336_sft.run_directory import RunDirectory
 from cs336_sft.run_files import JsonLines, Record, plain, read_json, write_csv, write_json
 from cs336_sft.sampling import Sampler, SamplingConfig
-from cs336_sft.selection import flip_verdicts, lenient_verdicts, random_samples, select_samples, training_example
-from cs336_sft.tokenization import encode, make_examples
 from cs336_sft.training import train_sft
 from cs336_sft.training_checks import fingerprint_problems
 from cs336_sft.training_setup import save_model, set_weights_dtype, versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-# Rollouts that the policy scores in each round: for the engine's gap, and for entropies that the engine did not record.
-_SCORED, _SCORED_FOR_ENTROPY = 16, 256
 
 
 def expert_iteration(
@@ -82,8 +80,9 @@ def expert_iteration(
         template: prompt and answer format; its grader measures, and judges by default.
         config: see ``ExpertIterationConfig``.
         run_dir: a new or empty directory, or that of the same run.
-        sampler: writes rollouts and evaluations; receives the weights by ``update_weights`` after every round. With
-            several processes (``accelerate launch``) the main one samples, and the others may pass None.
+        sampler: writes rollouts and evaluations; receives the weights by ``update_weights`` after every round. Of
+            several processes (``accelerate launch``) those that give one share the prompts; an engine is the main
+            one's alone, and the others pass None.
         validation: measured before the first round and after every one, greedily.
         test: measured once, after the last round.
         judge: a reward function of your own that decides what is kept, in place of ``config.judge``; metrics stay
@@ -103,7 +102,8 @@ def expert_iteration(
             "lower it, or give more problems",
         )
     run = RunDirectory(run_dir)
-    model.to(_device())
+    processes.join()
+    model.to(processes.own_device())
     set_weights_dtype(model, config.sft)
     loop = _Loop(model, tokenizer, problems, template, config, run, sampler, validation, test, judge, cache_dir, report)
     if not loop.main:
@@ -142,7 +142,8 @@ class _Loop:
         self.cache = Path(cache_dir) if cache_dir else run.path / "rollouts"
         self.rounds = JsonLines(run.path / "rounds.jsonl")
         self.reward_fn = get_reward_fn(template.name)
-        self.main = int(os.environ.get("RANK", 0)) == 0
+        self.main = processes.is_main()
+        self.led = processes.LedSampler(sampler)
         self.start_weights: dict[str, torch.Tensor] = {}
 
     def check_identity(self) -> None:
@@ -166,7 +167,7 @@ class _Loop:
             "model": type(self.model).__name__,
             "parameters": sum(parameter.numel() for parameter in self.model.parameters()),
             "template": self.template.name,
-            "sampler": _engine(self.sampler),
+            "sampler": engine_name(self.sampler),
             "judge_function": judge,
             **{
                 name: fingerprint_problems(values)
@@ -183,9 +184,10 @@ class _Loop:
     def run(self) -> ExpertIterationResult:
         if self.config.continue_from == "start":
             self.start_weights = {name: p.detach().cpu().clone() for name, p in self.model.named_parameters()}
-        records = self.rounds.read()
+        # What the main process finds when all begin: it may write on while another one reads.
+        records, finished = processes.gather((self.rounds.read(), self.directory.result.exists()))[0]
         self._restore(records)
-        if self.directory.result.exists():
+        if finished:
             return load_expert_iteration(self.directory.path)
         if not records and self.main:
             self._append({"round": 0, "steps": 0, "total_steps": 0} | self._validate(0))
@@ -195,6 +197,9 @@ class _Loop:
         else:
             if self.main:
                 self._finish()
+                self.led.release()
+            else:
+                self.led.follow()
         return load_expert_iteration(self.directory.path)
 
     # --- one round ----------------------------------------------------------------------------------------------------
@@ -206,14 +211,17 @@ class _Loop:
         if self.main:
             folder.mkdir(exist_ok=True)
             record |= self._sample_and_select(number, folder)
-        plan = _wait_for(folder / "plan.json")
+            self.led.release()
+        else:
+            self.led.follow()
+        plan = read_json(folder / "plan.json")
         if plan["steps"]:
             if self.config.continue_from == "start":
                 for name, parameter in self.model.named_parameters():
                     parameter.data.copy_(self.start_weights[name])
             config = replace(
                 self.config.sft,
-                seed=_round_seed(self.config.seed, number),
+                seed=round_seed(self.config.seed, number),
                 max_steps=plan["steps"],
                 eval_every=None,
             )
@@ -221,7 +229,7 @@ class _Loop:
                 Example(tuple(row["prompt_ids"]), tuple(row["response_ids"]))
                 for row in JsonLines(folder / "selected.jsonl").read()
             ]
-            with _measured(record, "training"):
+            with measured(record, "training"):
                 result = train_sft(
                     self.model,
                     self.tokenizer,
@@ -243,127 +251,43 @@ class _Loop:
     def _sample_and_select(self, number: int, folder: Path) -> Record:
         """Everything up to the training examples, which go to the disk with a plan that says how long to train."""
         config, record = self.config, {}
-        questions = self._questions(number)
+        questions = questions_of_round(self.problems, config, number)
         policy = checkpoints.fingerprint_weights(self.model)
-        with _measured(record, "rollout"):
-            self.sampler.update_weights(self.model)
+        with measured(record, "rollout"):
+            self.led.update_weights(self.model)
             rollouts = sample_rollouts(
-                self.sampler,
+                self.led,
                 [self.template.prompt(problem) for problem in questions],
                 config.sampling(number, stop=self.template.stop),
                 self.cache,
                 weights=policy,
-                engine=_engine(self.sampler),
+                engine=engine_name(self.sampler),
                 chunk=config.chunk_questions,
             )
-        with _measured(record, "entropy"):
-            record["engine_gap"], entropy = self._scored(rollouts)
+        with measured(record, "entropy"):
+            record["engine_gap"], entropy = score_rollouts(
+                self.model, self.tokenizer, rollouts, want_entropy=config.record_entropy
+            )
         began = time.perf_counter()
-        graded = self._graded(questions, rollouts, self.reward_fn)
+        graded = grade_rollouts(questions, rollouts, self.reward_fn)
         write_generations(folder / "graded.jsonl", graded)
-        rows, counts = self._selection(number, questions, rollouts, graded, policy)
-        write_jsonl(folder / "selected.jsonl", rows)
+        judged = verdicts(config, questions, rollouts, graded, self.judge)
+        selection = select_for_training(
+            config, number, questions, graded, judged, policy, self.template, self.tokenizer
+        )
+        write_jsonl(folder / "selected.jsonl", selection.rows)
         steps = 0
-        if rows and counts["target"]:
-            steps = schedules.total_steps(counts["target"], config.sft.batch_size, config.sft.epochs)
+        if selection.rows and selection.target:
+            steps = schedules.total_steps(selection.target, config.sft.batch_size, config.sft.epochs)
         write_json(folder / "plan.json", {"steps": steps})
         record["grading_seconds"] = time.perf_counter() - began
         return (
             {f"rollout_{name}": value for name, value in rollout_metrics(graded).items()}
-            | {"would_keep": counts["would_keep"], "kept_n": len(rows)}
-            | {f"kept_{name}": value for name, value in counts["kept"].items()}
+            | {"would_keep": selection.would_keep, "kept_n": len(selection.rows)}
+            | {f"kept_{name}": value for name, value in selection.kept.items()}
             | ({} if entropy is None else {"rollout_entropy": entropy})
             | record
         )
-
-    def _questions(self, number: int) -> list[Problem]:
-        """The round's questions; where it takes the whole pool, in the pool's order."""
-        if self.config.questions_per_round == len(self.problems):
-            return list(self.problems)
-        rng = random.Random(f"questions of round {number}, seed {self.config.seed}")
-        return rng.sample(self.problems, self.config.questions_per_round)
-
-    def _graded(
-        self, questions: Sequence[Problem], rollouts: Sequence[Sequence[Generation]], reward_fn: RewardFn
-    ) -> list[Graded]:
-        return [
-            grade(problem, sample, reward_fn)
-            for problem, samples in zip(questions, rollouts, strict=True)
-            for sample in samples
-        ]
-
-    def _selection(
-        self,
-        number: int,
-        questions: Sequence[Problem],
-        rollouts: Sequence[Sequence[Generation]],
-        graded: Sequence[Graded],
-        policy: str,
-    ) -> tuple[list[Record], Record]:
-        """The rows of ``selected.jsonl``, and the counts that go with them."""
-        config, seed = self.config, _round_seed(self.config.seed, number)
-        judged: Sequence[Graded] = graded
-        if self.judge is not None:
-            judged = self._graded(questions, rollouts, self.judge)
-        elif config.judge == "lenient":
-            judged = lenient_verdicts(graded)
-        if config.grader_error:
-            judged = flip_verdicts(judged, config.grader_error, config.seed)
-        if config.truncated == "drop":
-            judged = [replace(i, reward=0.0) if i.generation.finish_reason == "length" else i for i in judged]
-        correct = select_samples(judged, config.per_question_cap, drop_duplicates=config.drop_duplicates)
-        target = len(correct) if config.samples_per_round is None else config.samples_per_round[number - 1]
-
-        if config.select == "human":
-            chosen = [
-                {"source": "human", "policy": None, "id": problem.id, "sample": None, "text": problem.answer}
-                for problem in questions
-            ]
-            examples = make_examples(questions, self.template, self.tokenizer, append_eos=config.append_eos)
-            return _rows(number, chosen, examples), {"target": target, "would_keep": len(correct), "kept": {}}
-
-        pool = correct if config.select == "correct" else judged
-        if config.select == "finished":
-            pool = [item for item in judged if item.generation.finish_reason == "stop"]
-        drop_duplicates = config.drop_duplicates and config.select != "correct"
-        kept = random_samples(pool, target, seed, drop_duplicates=drop_duplicates) if len(pool) > target else list(pool)
-        honest = {_identity(item): item for item in graded}
-        kept = [honest[_identity(item)] for item in kept]
-        chosen = [
-            {
-                "source": "rollout",
-                "policy": policy,
-                "id": item.problem.id,
-                "sample": item.generation.sample,
-                "text": item.generation.text,
-                "reward": item.reward,
-                "lenient": item.lenient,
-                "finish_reason": item.generation.finish_reason,
-            }
-            for item in kept
-        ]
-        options = {
-            "append_eos": config.append_eos,
-            "add_format": config.add_format and config.select == "correct",
-            "trim": self.template.name if config.truncated == "trim" and config.select == "correct" else None,
-        }
-        examples = [training_example(item, self.tokenizer, **options) for item in kept]
-        return _rows(number, chosen, examples), {
-            "target": target,
-            "would_keep": len(correct),
-            "kept": kept_metrics(kept),
-        }
-
-    def _scored(self, rollouts: Sequence[Sequence[Generation]]) -> tuple[float | None, float | None]:
-        """The engine's gap; and, if the engine records no entropies, the policy's on a part of the rollouts."""
-        flat = [sample for samples in rollouts for sample in samples if sample.token_ids]
-        missing = self.config.record_entropy and any(sample.entropies is None for sample in flat)
-        chosen = flat[:: max(1, len(flat) // (_SCORED_FOR_ENTROPY if missing else _SCORED))]
-        prompts = encode([sample.prompt for sample in chosen], self.tokenizer)
-        examples = [Example(tuple(p), s.token_ids) for p, s in zip(prompts, chosen, strict=True)]
-        scores = score_responses(self.model, examples)
-        entropies = [entropy for score in scores for entropy in score.entropies]
-        return engine_gap(scores, chosen), fmean(entropies) if missing and entropies else None
 
     # --- weights, records ---------------------------------------------------------------------------------------------
 
@@ -387,7 +311,7 @@ class _Loop:
 
     def _validate(self, number: int) -> Record:
         record: Record = {"weights": checkpoints.fingerprint_weights(self.model)}
-        with _measured(record, "validation"):
+        with measured(record, "validation"):
             metrics = self._evaluate(self.validation, f"round-{number:02d}")
         return metrics | record
 
@@ -397,9 +321,9 @@ class _Loop:
             stop=self.template.stop,
             record_entropy=self.config.record_entropy,
         )
-        self.sampler.update_weights(self.model)
+        self.led.update_weights(self.model)
         path = self.directory.generations / f"{name}.jsonl"
-        evaluation = evaluate(self.sampler, problems, self.template, self.reward_fn, sampling, path=path)
+        evaluation = evaluate(self.led, problems, self.template, self.reward_fn, sampling, path=path)
         return evaluation.metrics.as_dict()
 
     def _append(self, record: Record) -> None:
@@ -422,51 +346,3 @@ class _Loop:
 
         checkpoints.replace_folder(self.directory.final, lambda folder: save_model(self.model, self.tokenizer, folder))
         write_json(self.directory.result, {"rounds": self.config.rounds, "test": test})
-
-
-def _rows(number: int, chosen: Sequence[Record], examples: Sequence[Example]) -> list[Record]:
-    return [
-        {"round": number, **row, "prompt_ids": list(example.prompt_ids), "response_ids": list(example.response_ids)}
-        for row, example in zip(chosen, examples, strict=True)
-    ]
-
-
-def _identity(item: Graded) -> tuple[str, str, int]:
-    return item.problem.id, item.generation.prompt, item.generation.sample
-
-
-def _round_seed(seed: int, number: int) -> int:
-    return seed * 1000 + number
-
-
-def _engine(sampler: Sampler | None) -> str:
-    """What else the samples depend on: the engine, and the type it computes in where that is not the policy's."""
-    dtype = getattr(getattr(sampler, "config", None), "dtype", None)
-    return type(sampler).__name__ + (f"/{dtype}" if dtype else "")
-
-
-def _device() -> torch.device:
-    return (
-        torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if torch.cuda.is_available() else torch.device("cpu")
-    )
-
-
-def _wait_for(path: Path) -> Record:
-    """The content of a file that the main process writes. Not a barrier of torch.distributed, which gives up after
-    ten minutes: sampling may take longer."""
-    while not path.exists():
-        time.sleep(0.2)
-    return read_json(path)
-
-
-@contextmanager
-def _measured(record: Record, phase: str) -> Iterator[None]:
-    """Seconds of a phase, and on a GPU its peak memory, into the record."""
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    began = time.perf_counter()
-    yield
-    record[f"{phase}_seconds"] = time.perf_counter() - began
-    if cuda:
-        record[f"{phase}_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30

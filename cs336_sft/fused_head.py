@@ -17,13 +17,13 @@ Needs Triton, a GPU with bfloat16, no bias and no soft cap; ``is_usable`` says s
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 
 import torch
 
+from cs336_sft.compiled import compiled_on_gpu
 from cs336_sft.products import add_product, blocks, product
 
 if find_spec("triton"):
@@ -163,7 +163,7 @@ def statistics(
     """
     reference = label_logits(hidden, weight, labels, scale)
     sums = exp_logits(hidden, weight, reference, labels, None, scale=scale, tiles=tiles)
-    _, _, _, log_probs, entropy = _compiled(row_statistics, hidden)(sums)
+    _, _, _, log_probs, entropy = compiled_on_gpu(row_statistics, hidden)(sums)
     return log_probs, entropy, reference - log_probs
 
 
@@ -243,7 +243,7 @@ def one_pass(
         u = buffer[: len(x), : len(weight)]  # [c, V]
         reference = label_logits(x, weight, targets, scale)
         sums = exp_logits(x, weight, reference, targets, u, scale=scale, tiles=tiles)
-        shift, rest, total, log_probs[rows], entropy[rows] = _compiled(row_statistics, hidden)(sums)
+        shift, rest, total, log_probs[rows], entropy[rows] = compiled_on_gpu(row_statistics, hidden)(sums)
         to_one_reference(u, len(weight), sums, shift, tiles)
         u.scatter_(-1, targets.unsqueeze(-1), -rest.unsqueeze(-1).to(u.dtype))
         factor = (weights[rows] / total * scale).unsqueeze(-1)  # [c, 1]
@@ -258,15 +258,6 @@ def one_pass(
 def _multiprocessors(device: torch.device) -> int:
     """Programs that run at the same time; 3 where Triton's interpreter runs them on a CPU, one after the other."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 3
-
-
-def _compiled(function: Callable, like: torch.Tensor) -> Callable:
-    return _compile(function) if like.is_cuda else function
-
-
-@lru_cache
-def _compile(function: Callable) -> Callable:
-    return torch.compile(function, dynamic=True)
 
 
 if triton is not None:

@@ -8,12 +8,16 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from datetime import timedelta
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from cs336_sft.errors import ConfigError
 from cs336_sft.records import Generation
 from cs336_sft.sampling import Sampler, SamplingConfig
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
 
@@ -42,6 +46,41 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def join() -> None:
+    """Let the processes of a launch know of one another. Nothing happens where there is one, or where they do already.
+
+    Raises:
+        ConfigError: accelerate knows of fewer processes than the launcher started.
+
+    >>> join()
+    """
+    started = world_size()
+    if started == 1:
+        return
+    import torch
+    from accelerate import PartialState
+
+    # Unless told so, accelerate does not let processes on a CPU know of one another.
+    state = PartialState(cpu=not torch.cuda.is_available())
+    if state.num_processes != started:
+        raise ConfigError(
+            f"the launcher started {started} processes, accelerate knows of {state.num_processes}",
+            "launch it as recipes/accelerate shows",
+        )
+
+
+def own_device() -> torch.device:
+    """Where this process computes: a GPU of its own (``LOCAL_RANK``), or the CPU where PyTorch sees none.
+
+    >>> own_device().type in ("cpu", "cuda")
+    True
+    """
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0))) if cuda else torch.device("cpu")
+
+
 def gather(value: Any) -> list[Any]:
     """The values of all processes, in their order, in every process.
 
@@ -51,7 +90,7 @@ def gather(value: Any) -> list[Any]:
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()
-    _group().all_gather_object(values, value)  # pickles, between processes of this run alone
+    _group().all_gather_object(values, value, group=_line())  # pickles, between processes of this run alone
     return values
 
 
@@ -100,6 +139,42 @@ class SharedSampler:
         """As `Sampler.update_weights`, where there is one."""
         if self.sampler is not None:
             self.sampler.update_weights(model)
+
+
+class LedSampler:
+    """Lets the other processes help the main one, which alone runs a loop, to sample; they wait in `follow`.
+
+    Args:
+        sampler: this process's own; None where it has none.
+    """
+
+    def __init__(self, sampler: Sampler | None) -> None:
+        self._shared = SharedSampler(sampler)
+
+    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
+        """As `Sampler.generate`; in the main process alone."""
+        gather((list(prompts), sampling))
+        return self._shared.generate(prompts, sampling)
+
+    def update_weights(self, model: PreTrainedModel) -> None:
+        """As `Sampler.update_weights`, of the main process's; the others' samplers hold the model that they train."""
+        self._shared.update_weights(model)
+
+    def release(self) -> None:
+        """Let the others go on from `follow`."""
+        gather(None)
+
+    def follow(self) -> None:
+        """Sample shares for the main process until it releases this one."""
+        while (work := gather(None)[0]) is not None:
+            self._shared.generate(*work)
+
+
+@lru_cache
+def _line() -> Any:
+    """What objects are exchanged over: gloo, which waits on the CPU, where NCCL would keep a GPU busy that an engine
+    may be using. As long as need be: one process may sample for hours, and if it dies the launcher ends the others."""
+    return _group().new_group(backend="gloo", timeout=timedelta(days=7))
 
 
 def _group() -> Any:

@@ -7,6 +7,7 @@ a last line that was cut off by a crash is left out when they are read.
 from __future__ import annotations
 
 import csv
+import errno
 import json
 import math
 import os
@@ -36,9 +37,14 @@ class JsonLines:
         self.path = path
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """One line, handed to the operating system before this returns: a killed process loses no finished line."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(_to_line(record))
+        """One line, handed to the operating system before this returns: a killed process loses no finished line.
+
+        Raises:
+            RunDirectoryError: it could not be written, for want of space for example.
+        """
+        line = _to_line(record)
+        with telling_what_failed(self.path), self.path.open("a", encoding="utf-8") as file:
+            file.write(line)
 
     def read(self) -> list[Record]:
         """All whole records; a last line without its end is left out.
@@ -70,8 +76,36 @@ class JsonLines:
     def sync(self) -> None:
         """Wait until the file is on the disk, so that not even a power failure undoes it."""
         if self.path.exists():
-            with self.path.open("rb") as file:
+            with telling_what_failed(self.path), self.path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+@contextmanager
+def telling_what_failed(path: Path) -> Iterator[None]:
+    """Makes of the operating system's error one that names the file and what to do.
+
+    Raises:
+        RunDirectoryError: the file or folder could not be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise unwritten(path, error) from error
+
+
+def unwritten(path: Path, error: Exception) -> RunDirectoryError:
+    """The error to raise for a file or folder of a run that could not be written.
+
+    >>> print(unwritten(Path("run/metrics.jsonl"), OSError(errno.EACCES, "Permission denied")))
+    run/metrics.jsonl: could not be written (Permission denied). Remedy: check the path and its permissions.
+    """
+    text = (getattr(error, "strerror", None) or str(error)).strip()
+    reason = text.splitlines()[0].rstrip(".") if text else type(error).__name__
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT):
+        remedy = "check the path and its permissions"
+    else:
+        remedy = "free some space (or raise the quota) and start the run again: it goes on from its last checkpoint"
+    return RunDirectoryError(f"{path}: could not be written ({reason})", remedy)
 
 
 def read_json(path: Path) -> Record:
@@ -126,8 +160,13 @@ def _replace(path: Path, text: str) -> None:
 def _replacing(path: Path) -> Iterator[Any]:
     """A text file that takes the place of ``path`` once it is whole and on the disk."""
     temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with telling_what_failed(path):
+        try:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            temporary.unlink(missing_ok=True)  # half a file would keep a full disk full
+            raise

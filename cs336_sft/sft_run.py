@@ -119,6 +119,8 @@ def run_sft(
     # The engine first: it takes its share of what is free on the card, training the rest.
     # Of several processes each generates its share with Hugging Face; an engine is the main one's alone.
     own_sampler = settings.sampler == "hf" or processes.is_main()
+    # A run with nothing left to measure needs none: it is only read.
+    measured = run.result.exists() and (settings.test is None or (run.path / "test.json").exists())
     with (
         make_sampler(
             settings.sampler,
@@ -128,7 +130,7 @@ def run_sft(
             batch_size=settings.eval_batch_size,
             vllm=engine or VLLMConfig(gpu_memory_utilization=0.3),
         )
-        if own_sampler
+        if own_sampler and not measured
         else nullcontext() as sampler
     ):
         measure = Measure(settings, profile, model, tokenizer, processes.SharedSampler(sampler), template)

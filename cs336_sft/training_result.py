@@ -55,10 +55,6 @@ class TrainingResult:
         pick = max if mode == "max" else min
         return pick(having, key=lambda record: record[metric])  # both return the first of equals
 
-    def best_step(self, metric: str = "accuracy", mode: Literal["max", "min"] = "max") -> int:
-        """The step of ``best``."""
-        return self.best(metric, mode)["step"]
-
     def metrics_frame(self) -> pandas.DataFrame:
         """``metrics`` as a table indexed by step."""
         return _frame(self.metrics)

@@ -16,6 +16,7 @@ from accelerate.state import AcceleratorState
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import logging as hf_logging
 
+from cs336_sft import processes
 from cs336_sft.errors import ConfigError
 from cs336_sft.run_files import Record
 from cs336_sft.sft_config import SFTConfig
@@ -32,12 +33,19 @@ def run_accelerator(config: SFTConfig, run_dir: Path) -> Iterator[Accelerator]:
 
     accelerate keeps its settings in one state per process and refuses a second run with another precision, which is
     what a notebook does. So the state is put aside and brought back.
+
+    Raises:
+        ConfigError: a launcher started several processes, and accelerate knows of one.
     """
+    processes.join()
     outer = dict(AcceleratorState._shared_state)
     AcceleratorState._shared_state.clear()
     try:
         accelerator = Accelerator(
-            mixed_precision=config.mixed_precision, log_with=list(config.trackers) or None, project_dir=str(run_dir)
+            mixed_precision=config.mixed_precision,
+            log_with=list(config.trackers) or None,
+            project_dir=str(run_dir),
+            cpu=processes.world_size() > 1 and not torch.cuda.is_available(),
         )
         yield accelerator
         accelerator.free_memory()

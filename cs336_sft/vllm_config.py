@@ -24,8 +24,9 @@ class VLLMConfig:
         max_num_seqs: sequences generated at once; None: vLLM's default.
         tensor_parallel_size: GPUs that share one copy of the weights.
         data_parallel_size: copies of the engine, each in a process of its own; prompts are dealt among them.
-        own_process: run the engine outside this process. Needed for several copies and for a GPU other than the
-            first; weights then go through a file. The script needs ``if __name__ == "__main__":``.
+        own_process: run the engine outside this process. Needed for several copies, for a GPU other than the first
+            and beside a trainer in several processes, and then done without being asked; weights then go through a
+            file. The script needs ``if __name__ == "__main__":``.
         devices: numbers of the GPUs for the engine's processes; None: the first ones.
         sleep: the engine can free the card while it is not needed (`VLLMSampler.sleep`); not on a CPU.
         auto_sleep: and does so after every `generate`.
@@ -78,7 +79,7 @@ class VLLMConfig:
 
     @property
     def separate(self) -> bool:
-        """Whether the engine runs outside this process."""
+        """Whether these settings need an engine outside this process."""
         return self.own_process or self.data_parallel_size > 1 or self.devices not in (None, (0,))
 
     def device_groups(self) -> list[tuple[int, ...] | None]:

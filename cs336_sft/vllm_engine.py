@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from cs336_sft import vllm_runtime
+from cs336_sft import processes, vllm_runtime
 from cs336_sft.errors import ConfigError, CourseError
 from cs336_sft.policy_weights import PolicyTensor, check_names, expected_shapes, save_policy, weights
 from cs336_sft.sampling import SamplingConfig
@@ -222,6 +222,9 @@ def start_engine(
 ) -> VLLMEngine:
     """Start an engine on the weights of a folder or hub name.
 
+    Of a trainer in several processes it runs in a process of its own, whatever the settings say: in the trainer's it
+    would begin a ``torch.distributed`` of one, and the other trainers would wait for this one for ever.
+
     Args:
         tokenizer: folder of the tokenizer, where it is not the model's own.
         devices: GPUs of an engine in a process of its own.
@@ -232,7 +235,7 @@ def start_engine(
     """
     vllm = vllm_runtime.import_vllm()
     cpu = vllm_runtime.on_cpu()
-    separate = config.separate
+    separate = config.separate or processes.world_size() > 1
     if not separate:
         vllm_runtime.check_no_engine_here()
     settings = engine_settings(source, config, cpu=cpu)

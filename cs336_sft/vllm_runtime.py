@@ -33,6 +33,9 @@ _DEFAULTS = {
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it compiles kernels on first use, and our sampling does without
 }
 
+# RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, TORCHELASTIC_RUN_ID and their like.
+_OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "GROUP_", "ROLE_", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
+
 
 def import_vllm() -> ModuleType:
     """The package ``vllm``, imported with its usage statistics off and its log on stderr.
@@ -106,8 +109,8 @@ def read_environment_again() -> None:
 
 
 @contextmanager
-def environment(values: dict[str, str]) -> Iterator[None]:
-    """Environment variables for the time being.
+def environment(values: dict[str, str | None]) -> Iterator[None]:
+    """Environment variables for the time being; None: without that variable.
 
     >>> with environment({"CS336_EXAMPLE": "1"}):
     ...     os.environ["CS336_EXAMPLE"]
@@ -116,21 +119,27 @@ def environment(values: dict[str, str]) -> Iterator[None]:
     False
     """
     before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+    _set(values)
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+        _set(before)
 
 
-def placement(separate: bool, devices: Sequence[int] | None) -> dict[str, str]:
+def _set(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def placement(separate: bool, devices: Sequence[int] | None) -> dict[str, str | None]:
     """The environment variables that decide in which process and on which GPUs an engine starts.
 
-    The numbers count the GPUs that this process sees.
+    The numbers count the GPUs that this process sees. What ``torchrun`` or ``accelerate launch`` told the trainer's
+    processes of one another is kept from the engine's: with ``TORCHELASTIC_USE_AGENT_STORE`` they would wait for a
+    server that nobody starts, and their ranks are others.
 
     >>> placement(False, None)
     {'VLLM_ENABLE_V1_MULTIPROCESSING': '0'}
@@ -140,7 +149,8 @@ def placement(separate: bool, devices: Sequence[int] | None) -> dict[str, str]:
     """
     if not separate:
         return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
-    values = {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+    values: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_OF_LAUNCHERS)}
+    values |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if devices is not None and os.environ.get("CUDA_VISIBLE_DEVICES") != "":
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         names = visible.split(",") if visible else [str(number) for number in range(max(devices) + 1)]

@@ -1,9 +1,11 @@
 """What one of several processes does in ``test_several_processes.py`` and ``tools/process_table.py``; no test itself.
 
-python -m torch.distributed.run --nproc-per-node 2 distributed_worker.py FOLDER RUN
+python -m torch.distributed.run --nproc-per-node 2 distributed_worker.py FOLDER RUN [ei]
 
 FOLDER holds model/, examples.json, config.json and problems.jsonl. The gradients of every step, whole, go to
-FOLDER/RUN.gradients.safetensors.
+FOLDER/RUN.gradients.safetensors. With KILL=RANK:STEP the process of that rank kills itself after that step; with
+KILL=RANK:ROUND:STEP after that step of a round of expert iteration. ORDER=reversed: one process, which goes through the
+microbatches of a step from the last to the first; ORDER=dealt: which makes those of two processes, one after the other.
 """
 
 from __future__ import annotations
@@ -16,6 +18,10 @@ from pathlib import Path
 
 import torch
 
+from cs336_sft.batching import deal, split_microbatches
+from cs336_sft.ei_config import ExpertIterationConfig
+from cs336_sft.ei_loop import expert_iteration
+from cs336_sft.ei_result import ExpertIterationResult
 from cs336_sft.evaluation import evaluate
 from cs336_sft.grading import gsm8k_reward_fn
 from cs336_sft.gsm8k import read_problems
@@ -27,6 +33,8 @@ from cs336_sft.records import Example
 from cs336_sft.run_files import JsonLines
 from cs336_sft.sampling import SamplingConfig
 from cs336_sft.sft_config import SFTConfig
+from cs336_sft.sft_step import SFTStep
+from cs336_sft.tokenization import collate
 from cs336_sft.training import train_sft
 
 
@@ -46,8 +54,74 @@ def keep_gradients(kept: list[torch.Tensor]) -> None:
     torch.optim.AdamW.step = spying
 
 
+def in_another_order(order: str) -> None:
+    """The same sums in one process, added up otherwise: what rounding alone does."""
+    usual = SFTStep._microbatches
+
+    def dealt(self, indices):
+        parts = []
+        for process in (0, 1):
+            share = deal(indices, self.lengths, process, 2)
+            parts += split_microbatches(share, self.lengths, max_sequences=self.config.micro_batch_size)
+        return [collate([self.examples[index] for index in part], self.pad_id) for part in parts]
+
+    def reverse(self, indices):
+        return usual(self, indices)[::-1]
+
+    SFTStep._microbatches = {"dealt": dealt, "reversed": reverse}[order]
+
+
+def lucky(response: str, reference: str) -> dict[str, float]:
+    """A judge that a random model can please: about half of all texts."""
+    return dict.fromkeys(("format_reward", "answer_reward", "reward"), float(len(response) % 2 == 0))
+
+
+def die_at(place: str) -> None:
+    """Kill this process once it has logged the step, if it is the one that ``place`` (see above) names."""
+    victim, *inside, step = place.split(":")
+    append = JsonLines.append
+
+    def dying(self, record):
+        append(self, record)
+        here = not inside or f"round-{int(inside[0]):02d}" in self.path.parts
+        if "loss" in record and record["step"] == int(step) and rank() == int(victim) and here:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    JsonLines.append = dying
+
+
+def iterate(folder: Path, name: str) -> ExpertIterationResult:
+    """Two rounds of expert iteration, with a model that ends its text about once in eight tokens."""
+    model, tokenizer = load_model_and_tokenizer(folder / "model")
+    bias = torch.zeros(model.lm_head.out_features)
+    bias[tokenizer.eos_token_id] = 4.0
+    model.lm_head.bias = torch.nn.Parameter(bias)
+    problems = read_problems(folder / "problems.jsonl")
+    config = ExpertIterationConfig(
+        rounds=2,
+        questions_per_round=5,
+        rollouts=4,
+        max_new_tokens=12,
+        min_new_tokens=1,
+        chunk_questions=3,
+        sft=SFTConfig(learning_rate=1e-3, epochs=2, batch_size=3, checkpoint_every=2, progress=False),
+    )
+    template, sampler = get_template("question_only"), HFSampler(model, tokenizer, 4)
+    return expert_iteration(
+        model,
+        tokenizer,
+        problems,
+        template,
+        config,
+        folder / name,
+        sampler=sampler,
+        validation=problems[:3],
+        test=problems[3:],
+        judge=lucky,
+    )
+
+
 def main(folder: Path, name: str) -> None:
-    torch.set_num_threads(1)
     dtype = getattr(torch, os.environ.get("DTYPE", "float32"))
     model, tokenizer = load_model_and_tokenizer(folder / "model", dtype=dtype)
     examples = [Example(*map(tuple, pair)) for pair in json.loads((folder / "examples.json").read_text())]
@@ -61,15 +135,6 @@ def main(folder: Path, name: str) -> None:
         found = evaluate(sampler, problems, get_template("question_only"), gsm8k_reward_fn, sampling, path=path)
         return {"n": found.metrics.n, "avg_gen_len": found.metrics.avg_gen_len, "trunc_rate": found.metrics.trunc_rate}
 
-    victim, at_step = (int(part) for part in os.environ.get("KILL", "-1:-1").split(":"))
-    append = JsonLines.append
-
-    def dying(self, record):
-        append(self, record)
-        if "loss" in record and record["step"] == at_step and rank() == victim:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    JsonLines.append = dying
     gradients: list[torch.Tensor] = []
     keep_gradients(gradients)
     train_sft(model, tokenizer, examples, config, folder / name, evaluator=evaluator)
@@ -80,4 +145,9 @@ def main(folder: Path, name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    torch.set_num_threads(1)
+    if "ORDER" in os.environ:
+        in_another_order(os.environ["ORDER"])
+    if "KILL" in os.environ:
+        die_at(os.environ["KILL"])
+    (iterate if "ei" in sys.argv else main)(Path(sys.argv[1]), sys.argv[2])

@@ -27,7 +27,7 @@ from cs336_sft import checkpoints, training
 from cs336_sft.checkpoints import fingerprint_weights
 from cs336_sft.errors import CourseError, RunDirectoryError
 from cs336_sft.records import Example
-from cs336_sft.run_files import JsonLines, _to_line, read_json
+from cs336_sft.run_files import JsonLines, read_json
 from cs336_sft.sft_config import SFTConfig
 from cs336_sft.sft_step import NonFiniteLossError
 from cs336_sft.training import TrainingResult, load_result, train_sft, without_wall_clock
@@ -172,18 +172,36 @@ def file_too_large_for_the_quota(setup: Setup) -> str:
     return message
 
 
-def disk_full_at_the_metrics(setup: Setup) -> str:
-    append = JsonLines.append
+class FullAtStep5:
+    """A log on a disk that is full in the middle of the line of step 5."""
 
-    def half_a_line(self, record):
-        if record["step"] == 5 and "loss" in record:
-            with self.path.open("a") as file:
-                file.write(_to_line(record)[:20])
+    def __init__(self, file) -> None:
+        self.file = file
+
+    def write(self, text: str) -> None:
+        if json.loads(text)["step"] == 5:
+            self.file.write(text[:20])
+            self.file.flush()
             no_space()
-        append(self, record)
+        self.file.write(text)
 
-    with mock.patch.object(JsonLines, "append", half_a_line):
-        message = failing(lambda: setup.train("run"), OSError)
+    def __enter__(self) -> FullAtStep5:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.file.close()
+
+
+def disk_full_at_the_metrics(setup: Setup) -> str:
+    real = Path.open
+
+    def opened(self, mode="r", *args, **kwargs):
+        file = real(self, mode, *args, **kwargs)
+        return FullAtStep5(file) if self.name == "metrics.jsonl" and mode == "a" else file
+
+    with mock.patch.object(Path, "open", opened):
+        message = failing(lambda: setup.train("run"), RunDirectoryError)
+    assert "metrics.jsonl: could not be written (No space left on device)" in message and "Remedy: free" in message
     setup.check_nothing_is_lost("run")
     assert "from step 3" in setup.said
     return message

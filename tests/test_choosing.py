@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from cs336_sft.choosing import share_of_wins, winners_bonus
+from cs336_sft.choosing import fall_from_peak, share_of_wins, winners_bonus
 from cs336_sft.errors import DataError
 
 
@@ -58,3 +58,46 @@ def test_the_seed_fixes_the_draws() -> None:
 def test_nothing_to_choose_from_is_an_error(outcomes) -> None:
     with pytest.raises(DataError):
         share_of_wins(outcomes, 4)
+
+
+def random_curves(rng: np.random.Generator, chances: list[float], n: int = 200) -> dict[int, str]:
+    """Independent outcomes at each step, right with these chances."""
+    return {step: "".join(np.where(rng.random(n) < p, "R", "W")) for step, p in enumerate(chances, start=1)}
+
+
+def test_a_peak_of_pure_luck_falls_only_where_it_was_chosen() -> None:
+    rng = np.random.default_rng(0)
+    falls = [fall_from_peak(random_curves(rng, [0.6] * 8)) for _ in range(400)]
+    assert np.mean([fall.seen for fall in falls]) < -0.03
+    assert np.mean([fall.measured for fall in falls]) == pytest.approx(0.0, abs=0.006)
+
+
+def test_a_fall_that_is_there_is_measured() -> None:
+    rng = np.random.default_rng(1)
+    falls = [fall_from_peak(random_curves(rng, [0.3, 0.8, 0.6])) for _ in range(400)]
+    assert np.mean([fall.measured for fall in falls]) == pytest.approx(-0.2, abs=0.008)
+    assert {fall.peak for fall in falls} == {2}
+
+
+def test_the_parts_of_a_fall_add_up() -> None:
+    rng = np.random.default_rng(2)
+    for lenient in (False, True):
+        for n in (2, 7, 50):
+            run = {step: "".join(rng.choice(list("RRFCW"), n)) for step in (4, 8, 16)}
+            fall = fall_from_peak(run, lenient=lenient)
+            assert sum(fall.parts.values()) == pytest.approx(fall.measured)
+            assert fall.seen == pytest.approx(fall.measured + fall.luck) and fall.seen <= 0
+            assert set(fall.parts) == set("CW" if lenient else "FCW")
+
+
+def test_the_earliest_of_equal_peaks_counts_and_the_halves_do_not_see_each_other() -> None:
+    assert fall_from_peak({1: "RW", 2: "WR", 3: "WW"}).peak == 1
+    # Problem 0 is right at step 1 only, problem 1 at step 2 only: each chooses the other's bad step, so neither falls.
+    fall = fall_from_peak({1: "RW", 2: "WR", 3: "WW"})
+    assert (fall.seen, fall.measured, fall.luck) == (-0.5, 0.0, -0.5)
+
+
+@pytest.mark.parametrize("evaluations", [{}, {1: "R"}, {1: "RR", 2: "R"}, {1: "RW", 2: "RRR"}])
+def test_what_can_not_be_compared_is_refused(evaluations) -> None:
+    with pytest.raises(DataError):
+        fall_from_peak(evaluations)

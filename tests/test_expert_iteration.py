@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from cs336_sft import ei_loop as module
+from cs336_sft import ei_selection
 from cs336_sft.checkpoints import fingerprint_weights, newest_checkpoint
 from cs336_sft.ei_config import ExpertIterationConfig
 from cs336_sft.ei_loop import expert_iteration
@@ -135,7 +136,7 @@ def kill_in_rollout(monkeypatch, after):
 
 def kill_in_grading(monkeypatch, after):
     calls = {"n": 0}
-    grade = module.grade
+    grade = ei_selection.grade
 
     def broken(*arguments):
         calls["n"] += 1
@@ -143,7 +144,7 @@ def kill_in_grading(monkeypatch, after):
             raise Killed
         return grade(*arguments)
 
-    monkeypatch.setattr(module, "grade", broken)
+    monkeypatch.setattr(ei_selection, "grade", broken)
 
 
 def kill_in_training(monkeypatch, after):
@@ -223,7 +224,7 @@ KILLER = """
     from forked import exit_code_of
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from cs336_sft import ei_loop as module
-    from cs336_sft import gsm8k
+    from cs336_sft import ei_selection, gsm8k
     from cs336_sft.ei_config import ExpertIterationConfig
     from cs336_sft.hf_sampler import HFSampler
     from cs336_sft.prompts import get_template
@@ -261,7 +262,7 @@ KILLER = """
         )
 
     # Validation of the start is the first call of generate, the second and third are the first chunks of round 1.
-    moments = [(HFSampler, "generate", 3), (module, "grade", 7), (SFTStep, "run", 3), (module, "evaluate", 1)]
+    moments = [(HFSampler, "generate", 3), (ei_selection, "grade", 7), (SFTStep, "run", 3), (module, "evaluate", 1)]
     codes = [exit_code_of(iterate, folder / "undisturbed")]
     codes += [exit_code_of(iterate, folder / "killed", *moment) for moment in moments]
     print(json.dumps([*codes, exit_code_of(iterate, folder / "killed")]))

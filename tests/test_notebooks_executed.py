@@ -17,7 +17,10 @@ NAMES = (
     "02_masked_loss",
     "03_grader",
     "04_first_sft_run",
+    "05_learning_rate_and_batch",
     "06_truncation",
+    "07_data_size",
+    "08_full_vs_lora_qlora",
     "09_expert_iteration",
     "10_out_of_memory",
 )

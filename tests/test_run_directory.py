@@ -103,9 +103,9 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(RunDirectoryError, match=r"config\.json: could not be written \(no space.*Remedy: free"):
         write_json(path, {"seed": 1})
-    assert read_json(path) == {"seed": 0}
+    assert read_json(path) == {"seed": 0} and list(tmp_path.iterdir()) == [path]
 
 
 def test_json_stays_strict(tmp_path):

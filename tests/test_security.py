@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 from collections.abc import Iterator
@@ -96,4 +97,41 @@ def test_no_stored_output_holds_markup_that_runs(path: Path) -> None:
 
 
 def test_the_audit_is_among_the_developers_checks() -> None:
-    assert "pip_audit" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.search(r"^check:.* audit ", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+
+
+@pytest.fixture
+def audit(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("audit")
+
+
+def package(name: str, **values) -> dict:
+    return {"name": name, "version": "1.0", "vulns": []} | values
+
+
+@pytest.mark.parametrize(
+    ("packages", "status", "said"),
+    [
+        ([package("a"), package("b")], 0, ["2 packages checked, no known vulnerability"]),
+        (
+            [package("a", vulns=[{"id": "PYSEC-1", "fix_versions": ["1.1"]}]), {"name": "b", "skip_reason": "local b"}],
+            1,
+            ["a 1.0: PYSEC-1, mended in 1.1", "not checked: local b", "1 packages checked, see above"],
+        ),
+        ([{"name": "b", "skip_reason": "not found"}], 2, ["knows none of the 1 installed packages", "Remedy: "]),
+        (None, 2, ["gave no answer (no route)", "Remedy: "]),
+    ],
+)
+def test_an_audit_that_saw_nothing_is_no_clean_audit(audit, packages, status, said) -> None:
+    lines, found = audit.verdict(packages, "no route")
+    assert found == status and all(part in line for part, line in zip(said, lines, strict=True))
+
+
+def test_without_the_database_the_pinned_versions_are_listed(audit, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(audit, "ask", lambda: (None, "no route"))
+    assert audit.main() == 2
+    said = capsys.readouterr().out
+    assert "NOT AUDITED" in said
+    for name, version in audit.pinned_versions(ROOT / "constraints.txt").items():
+        assert re.search(rf"^  {re.escape(name)} +{re.escape(version)}", said, re.M)

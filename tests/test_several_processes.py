@@ -7,26 +7,32 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
+import distributed_worker
 import pytest
 import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import make_random_model
 from safetensors.torch import load_file
 
 from cs336_sft import processes, sharding, training
+from cs336_sft.ei_result import load_expert_iteration
 from cs336_sft.errors import ConfigError
 from cs336_sft.evaluation import read_generations
 from cs336_sft.gsm8k import write_problems
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Generation
-from cs336_sft.run_files import read_json
+from cs336_sft.run_files import JsonLines, read_json
 from cs336_sft.sampling import SamplingConfig
 from cs336_sft.sft_config import SFTConfig
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training_result import load_result
+from cs336_sft.training_result import is_wall_clock, load_result
 
 ROOT = Path(training.__file__).parents[1]
 WORKER = Path(__file__).with_name("distributed_worker.py")
@@ -41,26 +47,39 @@ CONFIG = SFTConfig(
     max_grad_norm=0.5,
     progress=False,
 )
-MODES = {"one": (1, {}), "ddp": (2, {}), "fsdp2": (2, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"})}
+RECIPES = ROOT / "recipes" / "accelerate"
+ACCELERATE = ["-m", "accelerate.commands.launch", "--config_file"]
+# How many processes, and what starts them.
+MODES = {
+    "one": (1, []),
+    "ddp": (2, [*ACCELERATE, str(RECIPES / "cpu.yaml")]),
+    "fsdp2": (2, [*ACCELERATE, str(RECIPES / "cpu_fsdp2.yaml")]),
+    "torchrun": (2, ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]),
+}
 
 
-def launch(folder: Path, name: str, mode: str, **variables: str) -> subprocess.CompletedProcess:
-    """Run the worker in one or two processes."""
-    number, asked = MODES[mode]
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(number)] if number > 1 else []
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+def run_in(mode: str, command: Sequence[str], **variables: str) -> subprocess.CompletedProcess:
+    """Run ``python COMMAND`` in one or two processes, on the CPU."""
+    # accelerate takes what its own variables say before what it finds: a developer's own must not reach it.
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ACCELERATE_", "FSDP_"))}
+    environment = inherited | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
-        [sys.executable, *launcher, str(WORKER), str(folder), name],
+        [sys.executable, *MODES[mode][1], *command],
         capture_output=True,
         text=True,
-        timeout=100,
-        env=environment | asked | variables,
+        timeout=300,
+        env=environment | variables,
     )
+
+
+def launch(folder: Path, name: str, mode: str, *task: str, **variables: str) -> subprocess.CompletedProcess:
+    """Run the worker."""
+    return run_in(mode, [str(WORKER), str(folder), name, *task], **variables)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, tokenizer, problems) -> Path:
-    """A model with one matrix as embedding and head, examples of unequal lengths, and all three runs."""
+    """A model with one matrix as embedding and head, examples of unequal lengths, problems."""
     path = tmp_path_factory.mktemp("processes")
     make_random_model(tokenizer, hidden_size=32).save_pretrained(path / "model")
     tokenizer.save_pretrained(path / "model")
@@ -69,15 +88,21 @@ def folder(tmp_path_factory, tokenizer, problems) -> Path:
     (path / "examples.json").write_text(json.dumps([[e.prompt_ids, e.response_ids] for e in examples]))
     (path / "config.json").write_text(json.dumps(CONFIG.to_dict()))
     write_problems(path / "problems.jsonl", problems[:5])
-    for mode in MODES:
-        done = launch(path, mode, mode)
-        assert done.returncode == 0, done.stderr[-3000:]
     return path
 
 
+@pytest.fixture(scope="module")
+def trained(folder) -> Path:
+    """The folder, after training in one process and in two."""
+    for mode in ("one", "ddp", "fsdp2"):
+        done = launch(folder, mode, mode)
+        assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
-def test_loss_and_gradients_are_those_of_one_process(folder, mode) -> None:
-    one, two = load_result(folder / "one"), load_result(folder / mode)
+def test_loss_and_gradients_are_those_of_one_process(trained, mode) -> None:
+    one, two = load_result(trained / "one"), load_result(trained / mode)
     assert read_json(two.run_dir / "versions.json")["sessions"][0]["processes"] == 2
     assert len(one.metrics) == len(two.metrics) == 20
     for a, b in zip(one.metrics, two.metrics, strict=True):
@@ -85,30 +110,83 @@ def test_loss_and_gradients_are_those_of_one_process(folder, mode) -> None:
         for name in ("loss", "grad_norm", "entropy"):
             if name in a:
                 assert a[name] == pytest.approx(b[name], rel=1e-5), (a["step"], name)
-    a, b = (load_file(folder / f"{name}.gradients.safetensors")["gradients"] for name in ("one", mode))
+    a, b = (load_file(trained / f"{name}.gradients.safetensors")["gradients"] for name in ("one", mode))
     assert a.shape == b.shape and len(a) == 20 and a.norm(dim=1).min() > 0.1
     assert ((a - b).norm(dim=1) / a.norm(dim=1)).max() < 1e-5
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
-def test_evaluations_are_shared_out_and_hold_every_sample_once(folder, mode) -> None:
-    one, two = load_result(folder / "one"), load_result(folder / mode)
+def test_evaluations_are_shared_out_and_hold_every_sample_once(trained, mode) -> None:
+    one, two = load_result(trained / "one"), load_result(trained / mode)
     assert [record["step"] for record in two.evaluations] == [0, 10, 20]
     for a, b in zip(one.evaluations, two.evaluations, strict=True):
         assert {**a, "seconds": 0} == {**b, "seconds": 0}
     for step in (0, 10, 20):
-        mine, theirs = (read_generations(folder / m / f"generations/step-{step:06d}.jsonl") for m in ("one", mode))
+        mine, theirs = (read_generations(trained / m / f"generations/step-{step:06d}.jsonl") for m in ("one", mode))
         assert mine == theirs and len(mine) == 10
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
-def test_files_are_those_of_one_process(folder, mode) -> None:
+def test_files_are_those_of_one_process(trained, mode) -> None:
     """One writer: no line twice, no file more, and a checkpoint that a single process can read."""
-    names = {path.relative_to(folder / "one") for path in (folder / "one").rglob("*")}
-    assert {path.relative_to(folder / mode) for path in (folder / mode).rglob("*")} == names
-    a, b = (load_file(folder / m / "final" / "model.safetensors") for m in ("one", mode))
+    names = {path.relative_to(trained / "one") for path in (trained / "one").rglob("*")}
+    assert {path.relative_to(trained / mode) for path in (trained / mode).rglob("*")} == names
+    a, b = (load_file(trained / m / "final" / "model.safetensors") for m in ("one", mode))
     assert a.keys() == b.keys()
     assert all(torch.allclose(a[name], b[name], atol=1e-4) for name in a)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("torchrun", "one"),
+        pytest.param("fsdp2", "ddp", marks=pytest.mark.soak),
+        pytest.param("one", "fsdp2", marks=pytest.mark.soak),
+    ],
+)
+def test_a_run_whose_process_was_killed_goes_on_with_another_number(trained, before, after) -> None:
+    """kill -9 of the main process (of two), then the same run in other processes: the same numbers in the end."""
+    name = f"{before}-then-{after}"
+    killed = launch(trained, name, before, KILL="0:9")
+    assert killed.returncode != 0
+    assert not (trained / name / "result.json").exists()
+    done = launch(trained, name, after)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"Resuming {trained / name} from step 6" in done.stderr
+    one, two = load_result(trained / "one"), load_result(trained / name)
+    assert [record["step"] for record in two.metrics] == list(range(1, 21))
+    for a, b in zip(one.metrics, two.metrics, strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
+    sessions = read_json(trained / name / "versions.json")["sessions"]
+    assert [(s["from_step"], s["processes"]) for s in sessions] == [(0, MODES[before][0]), (6, MODES[after][0])]
+    for step in (0, 10, 20):
+        path = f"generations/step-{step:06d}.jsonl"
+        assert len(read_generations(trained / name / path)) == 10
+
+
+@pytest.fixture(scope="module")
+def iterated(folder):
+    """Two rounds of expert iteration in this process."""
+    return distributed_worker.iterate(folder, "ei-one")
+
+
+def kept(run_dir: Path) -> list[list[dict]]:
+    """What each round trained on, but for the name of the weights, which differ in their last bits."""
+    rounds = [JsonLines(run_dir / f"round-{number:02d}" / "selected.jsonl").read() for number in (1, 2)]
+    return [[{name: value for name, value in row.items() if name != "policy"} for row in rows] for rows in rounds]
+
+
+def same_rounds(one, other) -> None:
+    """Two runs sampled, kept and measured the same, and trained to the same weights but for rounding."""
+    assert kept(one.run_dir) == kept(other.run_dir) and all(len(rows) >= 3 for rows in kept(one.run_dir))
+    for a, b in zip([*one.rounds, one.test], [*other.rounds, other.test], strict=True):
+        assert a.keys() == b.keys()
+        for field in a.keys() - {"weights"}:
+            if not is_wall_clock(field):
+                expected = b[field] if b[field] is None else pytest.approx(b[field], rel=1e-4, abs=1e-5)
+                assert a[field] == expected, (a.get("round", "test"), field)
+    weights = [load_file(result.run_dir / "final" / "model.safetensors") for result in (one, other)]
+    assert all(torch.allclose(weights[0][name], weights[1][name], atol=1e-4) for name in weights[0])
 
 
 @pytest.mark.parametrize(
@@ -119,24 +197,48 @@ def test_files_are_those_of_one_process(folder, mode) -> None:
         pytest.param("one", "fsdp2", marks=pytest.mark.soak),
     ],
 )
-def test_a_run_whose_process_was_killed_goes_on_with_another_number(folder, before, after) -> None:
-    """kill -9 of the main process (of two), then the same run in other processes: the same numbers in the end."""
-    name = f"{before}-then-{after}"
-    killed = launch(folder, name, before, KILL="0:9")
-    assert killed.returncode != 0
+def test_rounds_of_two_processes_keep_the_samples_of_one(folder, iterated, before, after) -> None:
+    """Killed in the second round (whose rollouts come from the first round's weights), finished in others."""
+    name = f"ei-{before}-then-{after}"
+    assert launch(folder, name, before, "ei", KILL="0:2:3").returncode != 0
     assert not (folder / name / "result.json").exists()
-    done = launch(folder, name, after)
+    if after == "one":
+        distributed_worker.iterate(folder, name)
+    else:
+        done = launch(folder, name, after, "ei")
+        assert done.returncode == 0, done.stderr[-3000:]
+    same_rounds(iterated, load_expert_iteration(folder / name))
+    sessions = read_json(folder / name / "round-02" / "sft" / "versions.json")["sessions"]
+    assert [(s["from_step"], s["processes"]) for s in sessions] == [(0, MODES[before][0]), (2, MODES[after][0])]
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("mode", ["ddp", "fsdp2", "torchrun"])
+def test_undisturbed_rounds_of_two_processes_are_those_of_one(folder, iterated, mode) -> None:
+    done = launch(folder, f"ei-{mode}", mode, "ei")
     assert done.returncode == 0, done.stderr[-3000:]
-    assert f"Resuming {folder / name} from step 6" in done.stderr
-    one, two = load_result(folder / "one"), load_result(folder / name)
-    assert [record["step"] for record in two.metrics] == list(range(1, 21))
-    for a, b in zip(one.metrics, two.metrics, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-5)
-    sessions = read_json(folder / name / "versions.json")["sessions"]
-    assert [(s["from_step"], s["processes"]) for s in sessions] == [(0, MODES[before][0]), (6, MODES[after][0])]
-    for step in (0, 10, 20):
-        path = f"generations/step-{step:06d}.jsonl"
-        assert len(read_generations(folder / name / path)) == 10
+    same_rounds(iterated, load_expert_iteration(folder / f"ei-{mode}"))
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_launch_configuration_is_what_it_says(path, monkeypatch) -> None:
+    """Read by accelerate's own loader, and by what `accelerate launch` makes of it."""
+    for name in list(os.environ):
+        if name.startswith(("ACCELERATE_", "FSDP_")):
+            monkeypatch.delenv(name)
+    config = load_config_from_file(str(path))  # refuses fields that it does not know
+    assert (config.num_processes, config.num_machines, config.mixed_precision) == (2, 1, "no")
+    arguments = launch_command_parser().parse_args(["--config_file", str(path), "-m", "cs336_sft", "sft"])
+    arguments, _, _ = _validate_launch_command(arguments)
+    assert (arguments.multi_gpu or arguments.use_fsdp) and not arguments.cpu, "else one process is started"
+    environment = prepare_multi_gpu_env(arguments)
+    sharded, on_cpu = "fsdp2" in path.stem, "cpu" in path.stem
+    assert (environment.get("ACCELERATE_USE_FSDP"), environment.get("FSDP_VERSION")) == (
+        ("true", "2") if sharded else (None, None)
+    )
+    assert (environment.get("CUDA_VISIBLE_DEVICES") == "-1,-1") is on_cpu
+    assert str(path.relative_to(ROOT)) in path.read_text(encoding="utf-8"), "it says how to launch it"
+    assert path.name in (RECIPES / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -324,6 +324,22 @@ def test_the_best_weights_are_those_measured_on_test(small_run, tmp_path, monkey
     assert len(seen) == 6
 
 
+def test_a_finished_run_is_read_without_a_sampler(small_run, tmp_path, monkeypatch) -> None:
+    """To start an engine takes a minute and a third of the card."""
+    from cs336_sft import sft_run
+
+    settings = make_settings(small_run | {"max_steps": 1})
+    first = sft_run.run_sft(settings, tmp_path / "run")
+
+    def unwanted(*arguments, **options):
+        raise AssertionError("a sampler for a run that is only read")
+
+    monkeypatch.setattr(sft_run, "make_sampler", unwanted)
+    assert sft_run.run_sft(settings, tmp_path / "run") == first
+    with pytest.raises(AssertionError):  # the test split is still to be measured
+        sft_run.run_sft(make_settings(small_run | {"max_steps": 1, "test": "last"}), tmp_path / "run")
+
+
 # --- records and summaries ------------------------------------------------------------------------------------------
 
 

@@ -5,12 +5,13 @@ The engine here computes nothing; what real vLLM computes is tested by `make tes
 
 from __future__ import annotations
 
+import os
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from cs336_sft import samplers, vllm_runtime
+from cs336_sft import processes, samplers, vllm_runtime
 from cs336_sft.engine_parity import Parity, check, compare
 from cs336_sft.errors import (
     ConfigError,
@@ -27,7 +28,7 @@ from cs336_sft.keyed_noise import row_key
 from cs336_sft.prompts import get_template
 from cs336_sft.sampling import Sampler, SamplingConfig
 from cs336_sft.vllm_config import VLLMConfig
-from cs336_sft.vllm_engine import engine_settings, run_all
+from cs336_sft.vllm_engine import engine_settings, run_all, start_engine
 from cs336_sft.vllm_runtime import environment, placement
 from cs336_sft.vllm_sampler import VLLMSampler, check_engine_context
 
@@ -378,6 +379,72 @@ def test_where_engines_go() -> None:
         placement(True, (1,))
     with environment({"CUDA_VISIBLE_DEVICES": ""}):
         assert "CUDA_VISIBLE_DEVICES" not in placement(True, (1,))
+
+
+@pytest.fixture
+def started(monkeypatch) -> list[dict]:
+    """A vLLM that notes what each engine is started with: its arguments, and the environment at that moment."""
+    engines: list[dict] = []
+
+    class LLM:
+        def __init__(self, **settings) -> None:
+            engines.append({"settings": settings, "environment": dict(os.environ)})
+            parallel = SimpleNamespace(worker_extension_cls=settings["worker_extension_cls"], world_size=1)
+            core = SimpleNamespace(shutdown=lambda: None)
+            self.llm_engine = SimpleNamespace(
+                vllm_config=SimpleNamespace(parallel_config=parallel), engine_core=core, has_unfinished_requests=bool
+            )
+            hf_config = SimpleNamespace(eos_token_id=0)
+            self.model_config = SimpleNamespace(max_model_len=512, dtype=torch.float32, hf_config=hf_config)
+
+    monkeypatch.setattr(vllm_runtime, "import_vllm", lambda: SimpleNamespace(LLM=LLM))
+    monkeypatch.setattr(vllm_runtime, "on_cpu", lambda: False)
+    monkeypatch.setattr(vllm_runtime, "check_no_engine_here", lambda: None)
+    monkeypatch.setattr(vllm_runtime, "read_environment_again", lambda: None)
+    return engines
+
+
+# What torchrun gives to the first of two trainers.
+LAUNCHED = {
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "2",
+    "LOCAL_WORLD_SIZE": "2",
+    "GROUP_RANK": "0",
+    "ROLE_NAME": "default",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "29500",
+    "TORCHELASTIC_USE_AGENT_STORE": "True",
+    "TORCHELASTIC_RUN_ID": "none",
+}
+
+
+def test_copies_of_an_engine_see_their_own_gpus_and_nothing_of_the_launcher(started, tokenizer, random_model, tmp_path):
+    """Two copies on two GPUs each, of the four that this process sees: numbers count those."""
+    random_model.save_pretrained(tmp_path)
+    config = VLLMConfig(tensor_parallel_size=2, data_parallel_size=2, devices=(3, 1, 0, 2))
+    with environment(LAUNCHED | {"CUDA_VISIBLE_DEVICES": "4,5,6,7"}):
+        with VLLMSampler(tmp_path, tokenizer, config) as sampler:
+            assert len(sampler.engines) == 2
+        assert {name: os.environ[name] for name in LAUNCHED} == LAUNCHED, "the trainer's own are back"
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == "4,5,6,7"
+    assert [engine["environment"]["CUDA_VISIBLE_DEVICES"] for engine in started] == ["7,5", "4,6"]
+    for engine in started:
+        assert engine["settings"]["tensor_parallel_size"] == 2
+        assert "data_parallel_size" not in engine["settings"], "each is an engine of its own, not a rank of vLLM's"
+        assert engine["environment"]["VLLM_ENABLE_V1_MULTIPROCESSING"] == "1"
+        assert not LAUNCHED.keys() & engine["environment"].keys()
+
+
+def test_beside_one_trainer_the_engine_is_in_its_process_beside_several_in_its_own(started, monkeypatch) -> None:
+    start_engine("folder", VLLMConfig(max_model_len=512))
+    monkeypatch.setattr(processes, "world_size", lambda: 2)
+    with environment(LAUNCHED):
+        start_engine("folder", VLLMConfig(max_model_len=512))
+    assert [e["environment"]["VLLM_ENABLE_V1_MULTIPROCESSING"] for e in started] == ["0", "1"]
+    assert [e["environment"].get("CUDA_VISIBLE_DEVICES") for e in started] == [
+        os.environ.get("CUDA_VISIBLE_DEVICES")
+    ] * 2
 
 
 def test_without_vllm_the_error_names_the_remedies(random_model, tokenizer, monkeypatch) -> None:

@@ -143,9 +143,8 @@ def samples_of(folder: Path, rounds: int) -> tuple[int, ...]:
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.cli.plot import FORMATS
     from cs336_sft.ei_loop import expert_iteration
-    from cs336_sft.ei_plots import plot_rounds
     from cs336_sft.models import best_device
-    from cs336_sft.processes import is_main
+    from cs336_sft.processes import is_main, own_device
     from cs336_sft.prompts import get_template
     from cs336_sft.samplers import make_sampler
     from cs336_sft.sft_run import overlap
@@ -176,11 +175,12 @@ def run(args: argparse.Namespace) -> int:
 
     engine = sampler_options.vllm_config(args, config.max_new_tokens)
 
-    model, tokenizer = common.load(profile, device=best_device())
+    model, tokenizer = common.load(profile, device=str(own_device()))
     # The engine first: it takes its share of what is free on the card, the trainer the rest.
-    # Of several processes the main one samples and speaks; the others train along.
+    # Of several processes each samples its share with Hugging Face; an engine is the main one's alone.
     options = {"source": profile.model_source(), "batch_size": args.generation_batch, "vllm": engine}
-    with make_sampler(args.sampler, model, tokenizer, **options) if is_main() else nullcontext() as sampler:
+    own_sampler = args.sampler == "hf" or is_main()
+    with make_sampler(args.sampler, model, tokenizer, **options) if own_sampler else nullcontext() as sampler:
         if sft_size:
             examples = make_examples(training[args.skip : used], template, tokenizer)
             start = replace(config.sft, epochs=args.sft_epochs, eval_every=None, seed=args.seed)
@@ -199,9 +199,11 @@ def run(args: argparse.Namespace) -> int:
             cache_dir=args.cache,
             report=lambda record: common.note(describe(record)),
         )
-    if not is_main():  # done before the main one, which still measures: what it knows of the outcome is stale
+    if not is_main():  # of several processes one speaks
         return 0
     if plot is not None and result.rounds:
+        from cs336_sft.ei_plots import plot_rounds
+
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_rounds({run_dir.name: [result.rounds]}).savefig(plot, dpi=150, bbox_inches="tight")
     report(args, profile, result)

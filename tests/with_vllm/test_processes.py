@@ -212,3 +212,33 @@ def test_commands_with_vllm(tmp_path) -> None:
         timeless = [name for name in a if name not in ("seconds", "entropy")]
         assert {name: a[name] for name in timeless} == {name: b[name] for name in timeless}
         assert a["entropy"] == pytest.approx(b["entropy"], abs=1e-3)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("settings", [{"tensor_parallel_size": 2}, {"data_parallel_size": 2}], ids=["tensor", "data"])
+def test_two_workers_sample_what_the_model_does(settings, base, policy, prompts) -> None:
+    """Weights split between two workers, or two copies of them: on a CPU, for want of several GPUs."""
+    sampling = SamplingConfig(max_new_tokens=40, temperature=1.0, n=2, seed=3, record_entropy=True)
+    config = VLLMConfig(max_model_len=512, kv_cache_memory_bytes=2**27, max_num_seqs=8, own_process=True, **settings)
+    with VLLMSampler(*base, config) as sampler:
+        with torch.no_grad():
+            policy.model.embed_tokens.weight.mul_(1.05)
+        sampler.update_weights(policy)
+        found = sampler.generate(prompts[:6], sampling)
+    expected = HFSampler(policy, base[1], 4).generate(prompts[:6], sampling)
+    for mine, theirs in zip(found, expected, strict=True):
+        assert [sample.token_ids for sample in mine] == [sample.token_ids for sample in theirs]
+        for a, b in zip(mine, theirs, strict=True):
+            assert a.entropies == pytest.approx(b.entropies, abs=1e-4)
+
+
+def test_an_engine_beside_two_trainers(tmp_path) -> None:
+    """With the launcher's variables, or with a process group of its own in the trainer, all would wait for ever."""
+    run(
+        *"-m torch.distributed.run --standalone --nproc-per-node 2 -m cs336_sft ei --rounds 2 --questions 4".split(),
+        *"--rollouts 2 --eval-size 4 --limit 60 --judge lenient --add-format".split(),
+        *f"--sampler vllm --max-model-len 512 --kv-cache-gib 0.12 --out {tmp_path / 'run'}".split(),
+    )
+    rounds = [json.loads(line) for line in (tmp_path / "run" / "rounds.jsonl").read_text().splitlines()]
+    assert [record["round"] for record in rounds] == [0, 1, 2] and rounds[1]["steps"] > 0
+    assert rounds[2]["engine_gap"] < 1e-3, "what the two trained reached the engine"
