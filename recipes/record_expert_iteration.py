@@ -170,8 +170,16 @@ def run_arm(
         rounds = [compact(record) for record in result.rounds]
         record |= {"rounds": rounds, "test": compact(result.test)}
     except Exception:
-        record["error"] = traceback.format_exc(limit=-4)
+        record["error"] = last_frames()
     return record | {"seconds": round(time.time() - began, 1)}
+
+
+def last_frames() -> str:
+    """Where the present exception came from, without the folders of this machine."""
+    error = sys.exc_info()[1]
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = "\n".join(f"{Path(frame.filename).name}, line {frame.lineno}, in {frame.name}" for frame in frames)
+    return f"{places}\n{type(error).__name__}: {error}"
 
 
 def compact(record: dict[str, Any]) -> dict[str, Any]:
@@ -259,7 +267,7 @@ def record_smollm2(args: argparse.Namespace, work: Path) -> None:
         try:
             gsm8k = measure_gsm8k(source, sampler, work, args, config)
         except Exception:
-            gsm8k = {"error": traceback.format_exc(limit=-4)}
+            gsm8k = {"error": last_frames()}
         print(f"{time.time() - began:5.0f} s  GSM8K: {gsm8k}", flush=True)
         recorder = Recorder(
             args.out / f"{args.name or 'smollm2'}.json", args, config, sampler=args.sampler, gsm8k=gsm8k
