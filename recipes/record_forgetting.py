@@ -2,11 +2,10 @@
 
     python recipes/record_forgetting.py --out recorded/methods/tiny_forgetting.json --runs build/forgetting
 
-A CPU does it in a quarter of an hour; called again, it goes on with the runs that are missing. The runs are those of
-``recipes/grids/tiny_methods.json`` with fewer learning rates and evaluations; their weights are kept until they were
-measured. Measured are, beside the run's own last evaluation: calculations outside the training format
-(``cs336_sft.forgetting``), word problems in a prompt that was not trained, read leniently, and the loss of text like
-the model's pretraining.
+A CPU does it in ten minutes; called again, it goes on with the runs that are missing. The runs are those of notebook 08
+(384 problems, one epoch) with three seeds and more problems to evaluate; their weights are kept.
+Measured are, beside the run's own last evaluation: calculations outside the training format (``forgetting``), word
+problems in a prompt that was not trained, read leniently, and the loss of text like the model's pretraining.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ from recipes.pretraining_text import documents
 
 SETTINGS = {
     "profile": "tiny",
-    "train_size": 512,
-    "max_steps": 96,
+    "train_size": 384,
+    "max_steps": 48,
     "limit": 160,
     "eval_size": 128,
     "eval_batch_size": 128,
-    "eval_every": [96],
+    "eval_every": [48],
 }
-LEARNING_RATES = {"full": [1e-4, 3e-4], "lora": [1e-3, 3e-3, 3e-4], "qlora": [1e-3]}
+LEARNING_RATES = {"full": [1e-4, 2e-4], "lora": [1e-3], "qlora": [1e-3]}
 FRAME = "Q: {question}\nA:"  # one of the pretraining text's, in no training example
 KEPT = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate", "reference_loss", "n")
 
@@ -122,7 +121,7 @@ def main() -> None:
     }
     print("base", content["base"], flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for run in grid.runs():
+    for run in sorted(grid.runs(), key=lambda run: run.settings.sft.seed):  # whole seeds, if it is cut short
         began = time.perf_counter()
         status = run_sweep([run], args.runs).statuses[0]
         if status.status not in ("finished", "skipped"):
