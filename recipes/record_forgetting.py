@@ -12,17 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from statistics import fmean
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import transformers
 
 from cs336_sft.cli.common import quiet_libraries
 from cs336_sft.forgetting import calculations, score_calculations, text_loss
@@ -34,6 +31,7 @@ from cs336_sft.sampling import SamplingConfig
 from cs336_sft.sweep import run_sweep
 from cs336_sft.sweep_grid import Grid, SweepRun
 from cs336_sft.sweep_record import run_record
+from cs336_sft.training_setup import versions
 from recipes.pretraining_text import documents
 
 SETTINGS = {
@@ -109,13 +107,7 @@ def main() -> None:
         "settings": SETTINGS | settings,
         "frame": FRAME,
         "problems": args.problems,
-        "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine() + " CPU",
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-        },
-        "date": datetime.now(UTC).isoformat("T", "seconds"),
+        **versions(torch.device(device)),
         "base": measure(get_profile("tiny").model_source(), args.problems, device),
         "rows": [],
     }
