@@ -147,7 +147,6 @@ def paired_difference_interval(first: Sequence[float], second: Sequence[float], 
     return Interval(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
 
 
-@lru_cache(maxsize=128)
 def difference_interval(first: Interval, second: Interval) -> Interval:
     """``second`` minus ``first``, two independent rates with their Wilson intervals.
 
@@ -163,6 +162,7 @@ def difference_interval(first: Interval, second: Interval) -> Interval:
     return Interval(value, low, value + math.hypot(second.high - second.value, first.value - first.low))
 
 
+@lru_cache(maxsize=128)
 def student_t_quantile(confidence: float, degrees: int) -> float:
     """The t with ``P(|T| <= t) = confidence``, by bisection of the exact distribution.
 

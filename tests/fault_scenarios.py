@@ -269,16 +269,21 @@ def loss_not_a_number(setup: Setup) -> str:
     return f"{message} nonfinite.json: step, problem, and the batch as ids and text."
 
 
-def ctrl_c_twice(setup: Setup) -> str:
+def signals_after_step_5(*signals: signal.Signals) -> contextlib.AbstractContextManager:
+    """This process gets the signals, one straight after the other, when step 5 has been logged."""
     append = JsonLines.append
 
     def interrupted(self, record):
         append(self, record)
         if record["step"] == 5 and "loss" in record:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGINT)
+            for number in signals:
+                os.kill(os.getpid(), number)
 
-    with mock.patch.object(JsonLines, "append", interrupted):
+    return mock.patch.object(JsonLines, "append", interrupted)
+
+
+def ctrl_c_twice(setup: Setup) -> str:
+    with signals_after_step_5(signal.SIGINT, signal.SIGINT):
         failing(lambda: setup.train("run"), KeyboardInterrupt)
     assert checkpoints.newest_checkpoint(setup.folder / "run" / "checkpoints").step == 3
     setup.check_nothing_is_lost("run")
@@ -288,15 +293,7 @@ def ctrl_c_twice(setup: Setup) -> str:
 
 def both_signals_of_a_launcher(setup: Setup) -> str:
     """One Ctrl-C reaches a process of torchrun as SIGINT and as SIGTERM: one request, honoured in peace."""
-    append = JsonLines.append
-
-    def interrupted(self, record):
-        append(self, record)
-        if record["step"] == 5 and "loss" in record:
-            os.kill(os.getpid(), signal.SIGINT)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with mock.patch.object(JsonLines, "append", interrupted):
+    with signals_after_step_5(signal.SIGINT, signal.SIGTERM):
         assert setup.train("run").interrupted
     said = setup.said
     assert checkpoints.newest_checkpoint(setup.folder / "run" / "checkpoints").step == 5
