@@ -3,14 +3,15 @@ r"""Run expert iteration and its controls, and record what was measured for the 
     python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12
     python recipes/record_expert_iteration.py tiny --out recorded/expert_iteration --jobs 12 --name tiny_short_start \
         --sft-epochs 3 --lr 1e-4 --temperature 0.3
-    python recipes/record_expert_iteration.py smollm2 --out recorded/expert_iteration --sampler vllm
+    python recipes/record_expert_iteration.py smollm2 --out recorded/expert_iteration --sampler vllm --resume
     python recipes/record_expert_iteration.py tiny --out build/ei --seeds 1 --small      # a test of this script
 
 ``tiny``: the embedded model after fine-tuning on 128 examples; every arm with every seed, several processes at once.
 ``tiny_short_start`` begins before the format has settled, and with a learning rate that is too high.
 ``smollm2``: SmolLM2-135M on the generated problems (see ``measure_gsm8k`` for why), arm after arm with one engine.
 Writes ``tiny.json`` or ``smollm2.json`` (configuration, versions, device, date, seeds, raw metrics of every round)
-after every run, and prints a table. A run that fails is recorded with its error, and the others go on.
+after every run, and prints a table. A run that fails is recorded with its error, and the others go on. ``--resume``
+(smollm2) keeps the finished runs of a file that the same settings wrote, and makes the others.
 """
 
 from __future__ import annotations
@@ -191,6 +192,10 @@ def compact(record: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+# Arguments that may differ between the parts of a record: which runs are made, and for how long.
+WHICH_RUNS = ("seeds", "arms", "jobs", "budget", "resume")
+
+
 class Recorder:
     """Holds the runs, and writes the file anew after each."""
 
@@ -205,9 +210,26 @@ class Recorder:
             **facts,
         }
         path.parent.mkdir(parents=True, exist_ok=True)
+        if args.resume and path.exists():
+            self.take_over(json.loads(path.read_text(encoding="utf-8")))
+
+    def take_over(self, earlier: dict[str, Any]) -> None:
+        """The finished runs of the file that is there, if the same settings made it."""
+        other = [name for name in ("config", "start") if earlier[name] != self.head[name]]
+        mine, theirs = self.head["arguments"], earlier["arguments"]
+        other += [name for name in mine if name not in WHICH_RUNS and mine[name] != theirs.get(name)]
+        if other:
+            sys.exit(f"{self.path} was made with other settings ({', '.join(other)}): give --name, or no --resume")
+        made = {"date": earlier["date"], "device": earlier["device"]}
+        self.runs = [made | run for run in earlier["runs"] if "error" not in run]
+        self.head["gsm8k"] = earlier.get("gsm8k", {})
+        self.began -= earlier["seconds"]
+
+    def finished(self, arm: str, seed: int) -> dict[str, Any] | None:
+        return next((run for run in self.runs if (run["arm"], run["seed"]) == (arm, seed) and "error" not in run), None)
 
     def add(self, run: dict[str, Any]) -> None:
-        self.runs.append(run)
+        self.runs.append({"date": self.head["date"], "device": self.head["device"]} | run)
         head = json.dumps(self.head | {"seconds": round(time.time() - self.began, 1)}, indent=1)
         runs = ",\n".join(json.dumps(run) for run in self.runs)
         self.path.write_text(head.rstrip("}").rstrip() + ',\n "runs": [\n' + runs + "\n]}\n")
@@ -261,29 +283,28 @@ def record_smollm2(args: argparse.Namespace, work: Path) -> None:
         if args.sampler == "vllm"
         else None
     )
-    gsm8k: dict[str, Any] = {}
+    recorder = Recorder(args.out / f"{args.name or 'smollm2'}.json", args, config, sampler=args.sampler)
     sampler = make_sampler(args.sampler, model, tokenizer, source=source, batch_size=512, vllm=vllm)
     with sampler:
-        try:
-            gsm8k = measure_gsm8k(source, sampler, work, args, config)
-        except Exception:
-            gsm8k = {"error": last_frames()}
-        print(f"{time.time() - began:5.0f} s  GSM8K: {gsm8k}", flush=True)
-        recorder = Recorder(
-            args.out / f"{args.name or 'smollm2'}.json", args, config, sampler=args.sampler, gsm8k=gsm8k
-        )
+        if "rollouts" not in recorder.head.get("gsm8k", {}):
+            try:
+                recorder.head["gsm8k"] = measure_gsm8k(source, sampler, work, args, config)
+            except Exception:
+                recorder.head["gsm8k"] = {"error": last_frames()}
+        print(f"{time.time() - began:5.0f} s  GSM8K: {recorder.head['gsm8k']}", flush=True)
         for seed in range(args.seeds):
+            missing = [arm for arm in args.arms or SMOLLM2_ARMS if recorder.finished(arm, seed) is None]
+            if not missing:
+                continue
             start = make_start(source, seed, work / f"start-{seed}", args, config.sft)
-            counts = None
-            for arm in args.arms or SMOLLM2_ARMS:
+            for arm in missing:
                 if time.time() - began > args.budget:
                     print(f"budget of {args.budget} s spent: {arm}, seed {seed} not run", flush=True)
                     continue
+                first = recorder.finished(FIRST[0], seed)
+                counts = [record["kept_n"] for record in first["rounds"][1:]] if first else None
                 like = counts if ARMS[arm].get("like") else None
-                run = run_arm(arm, seed, like, start, work, args, "smollm2", sampler)
-                recorder.add(run)
-                if arm == "expert iteration" and "error" not in run:
-                    counts = [record["kept_n"] for record in run["rounds"][1:]]
+                recorder.add(run_arm(arm, seed, like, start, work, args, "smollm2", sampler))
 
 
 def measure_gsm8k(
@@ -330,6 +351,7 @@ def main() -> None:
     parser.add_argument("--n-test", type=int, default=512, help="test problems, measured once a run")
     parser.add_argument("--pool", type=int, default=2048, help="questions to draw from")
     parser.add_argument("--small", action="store_true", help="two short rounds, to test this script")
+    parser.add_argument("--resume", action="store_true", help="go on with the file that is there (smollm2)")
     args = parser.parse_args()
     args.sft_size = args.sft_size or {"tiny": 128, "smollm2": 512}[args.part]
     args.sft_epochs = args.sft_epochs or {"tiny": 8, "smollm2": 3}[args.part]

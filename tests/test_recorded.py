@@ -1,0 +1,65 @@
+"""The records that come with the course: opened by name, and made by the grids that the repository holds today."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cs336_sft.recorded import find_recorded, open_recorded
+from cs336_sft.sweep_grid import Grid, read_grid
+from cs336_sft.sweep_record import FORMAT, read_record, recorded_losses
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDED = ROOT / "recorded"
+SWEEPS = [path for path in sorted(RECORDED.rglob("*.json")) if json.loads(path.read_text()).get("format") == FORMAT]
+
+
+def names(grid: Grid) -> set[str]:
+    return {run.name for run in grid.runs(gpu=False)}
+
+
+def test_there_are_records():
+    assert {"tiny_lr_batch", "tiny_data_size", "truncation_tiny"} <= {path.stem for path in SWEEPS}
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_a_record_holds_the_runs_of_todays_grid(path):
+    """A grid edited after its record was made would say of the record what is not so."""
+    record, grid = read_record(path), read_grid(ROOT / "recipes" / "grids" / path.name)
+    assert record["runs_planned"] == len(grid.runs(gpu=False))
+    # Runs are named after their settings.
+    assert {run["name"] for run in record["runs"]} <= names(grid)
+    assert not record["failed"]
+
+
+def test_a_record_of_an_older_grid_is_noticed():
+    path = next(path for path in SWEEPS if path.stem == "tiny_data_size")
+    record, grid = read_record(path), read_grid(ROOT / "recipes" / "grids" / path.name)
+    later = grid.with_settings({"eval_batch_size": 7})
+    assert not {run["name"] for run in record["runs"]} <= names(later)
+
+
+def test_records_are_found_wherever_they_lie():
+    assert find_recorded(RECORDED, "tiny_lr_batch") == RECORDED / "learning_rate_and_batch" / "tiny_lr_batch.json"
+    assert find_recorded(RECORDED, "no_such_grid") is None
+
+
+def test_open_reads_evaluations_or_losses():
+    frame = open_recorded(RECORDED, "tiny_data_size")
+    assert {"accuracy", "step", "last"} <= set(frame.columns) and frame.attrs["record"]["runs_planned"] == 30
+    assert "loss" in open_recorded(RECORDED, "tiny_data_size", recorded_losses).columns
+
+
+def test_a_record_with_runs_missing_says_so(tmp_path, capsys):
+    record = json.loads((RECORDED / "data_size" / "tiny_data_size.json").read_text())
+    record["runs"] = record["runs"][:4]
+    (tmp_path / "tiny_data_size.json").write_text(json.dumps(record))
+    open_recorded(tmp_path, "tiny_data_size")
+    assert "4 of the 30 runs" in capsys.readouterr().out
+
+
+def test_a_record_that_is_not_there_names_its_recipe(tmp_path, capsys):
+    assert open_recorded(tmp_path, "tiny_lr_batch") is None
+    assert "recipes/record_grids.py --out recorded --parts tiny_lr_batch" in capsys.readouterr().out
