@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from argparse import Namespace
 
 import pytest
 
+from cs336_sft.ei_config import ExpertIterationConfig
 from cs336_sft.ei_plots import plot_arms, plot_rounds
 from cs336_sft.ei_record import read_record
 from cs336_sft.errors import DataError
 from cs336_sft.intervals import difference_interval, wilson_interval
+from recipes.record_expert_iteration import Recorder
 
 
 def run(arm, seed, *accuracies, test=None):
@@ -99,3 +102,34 @@ def test_the_band_of_a_share_stays_a_share(metric, lowest):
     low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     assert low == pytest.approx(lowest, rel=1e-3)
     assert high == pytest.approx(0.1 + 12.706 * 0.05, rel=1e-3)
+
+
+def recorder(path, **changes):
+    """The script's recorder at that file, with the arguments of a small recording."""
+    usual = {"part": "smollm2", "n": 8, "sft_size": 16, "sft_epochs": 3, "seeds": 1, "budget": 100.0, "resume": True}
+    return Recorder(path, Namespace(**usual | changes), ExpertIterationConfig(rounds=2))
+
+
+def test_a_recording_goes_on_where_it_stopped(tmp_path):
+    path = tmp_path / "smollm2.json"
+    first = recorder(path)
+    first.head["gsm8k"] = {"rollouts": {}}
+    first.add(run("expert iteration", 0, 0.1, 0.2))
+    first.add({"arm": "random samples", "seed": 0, "error": "RuntimeError: out of memory"})
+    second = recorder(path, seeds=3, budget=5.0)
+    assert second.finished("expert iteration", 0)["rounds"][-1]["accuracy"] == 0.2
+    assert second.finished("random samples", 0) is None and second.head["gsm8k"] == {"rollouts": {}}
+    second.add(run("random samples", 0, 0.1, 0.0))
+    record = read_record(path)
+    assert set(record.runs) == {"expert iteration", "random samples"} and not record.failed
+    assert {made["device"] for runs in record.runs.values() for made in runs.values()} == {first.head["device"]}
+
+
+def test_a_recording_does_not_go_on_with_another_ones_file(tmp_path):
+    path = tmp_path / "smollm2.json"
+    recorder(path).add(run("expert iteration", 0, 0.1, 0.2))
+    before = path.read_text()
+    with pytest.raises(SystemExit, match=r"other settings \(n\)"):
+        recorder(path, n=9)
+    assert path.read_text() == before
+    assert not recorder(path, resume=False).runs
