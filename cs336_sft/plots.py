@@ -83,7 +83,7 @@ def plot_evaluations(
         panel.set_ylabel(METRIC_LABELS.get(name, name))
         panel.set_xlabel("optimizer step")
         if last_step > 10:
-            panel.set_xscale("symlog", base=2, linthresh=1)
+            panel.set_xscale("symlog", base=2 if last_step <= 256 else 4, linthresh=1)  # a tick at each power
             panel.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
         panel.set_xlim(left=-0.1)
     for panel in list(figure.axes)[len(present) :]:
