@@ -78,7 +78,9 @@ def plot_rounds(
         for index, (label, runs) in enumerate(arms.items()):
             _curve(panel, runs, name, label, index, rate=rate)
         if rate:
-            panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+            low, high = panel.get_ylim()
+            panel.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))  # no ticks at 2.5 %, shown as 2 %
+            panel.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0 if high - low > 0.05 else 1))
         panel.set_xlabel("round")
         panel.set_ylabel(_LABELS.get(name, name))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
