@@ -17,7 +17,7 @@ after every run, and prints a table. A run that fails is recorded with its error
 from __future__ import annotations
 
 import argparse
-import json
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -36,6 +36,7 @@ from cs336_sft.cli.common import quiet_libraries
 from cs336_sft.ei_config import ExpertIterationConfig
 from cs336_sft.ei_loop import expert_iteration
 from cs336_sft.ei_metrics import rollout_metrics
+from cs336_sft.ei_record import EIRecord, read_record
 from cs336_sft.evaluation import evaluate
 from cs336_sft.grading import get_reward_fn
 from cs336_sft.models import best_device, load_model_and_tokenizer
@@ -44,6 +45,7 @@ from cs336_sft.prompts import get_template
 from cs336_sft.samplers import make_sampler
 from cs336_sft.sampling import SamplingConfig
 from cs336_sft.sft_config import SFTConfig
+from cs336_sft.sweep_record import write_json_compact
 from cs336_sft.tokenization import make_examples
 from cs336_sft.training import train_sft
 from cs336_sft.training_setup import versions
@@ -188,7 +190,7 @@ def compact(record: dict[str, Any]) -> dict[str, Any]:
     return {
         name: float(f"{value:.5g}") if isinstance(value, float) else value
         for name, value in record.items()
-        if name != "weights" and value is not None
+        if name != "weights" and value is not None and not (isinstance(value, float) and not math.isfinite(value))
     }
 
 
@@ -211,17 +213,18 @@ class Recorder:
         }
         path.parent.mkdir(parents=True, exist_ok=True)
         if args.resume and path.exists():
-            self.take_over(json.loads(path.read_text(encoding="utf-8")))
+            self.take_over(read_record(path))
 
-    def take_over(self, earlier: dict[str, Any]) -> None:
+    def take_over(self, record: EIRecord) -> None:
         """The finished runs of the file that is there, if the same settings made it."""
+        earlier = record.about
         other = [name for name in ("config", "start") if earlier[name] != self.head[name]]
         mine, theirs = self.head["arguments"], earlier["arguments"]
         other += [name for name in mine if name not in WHICH_RUNS and mine[name] != theirs.get(name)]
         if other:
             sys.exit(f"{self.path} was made with other settings ({', '.join(other)}): give --name, or no --resume")
         made = {"date": earlier["date"], "device": earlier["device"]}
-        self.runs = [made | run for run in earlier["runs"] if "error" not in run]
+        self.runs = [made | run for by_seed in record.runs.values() for run in by_seed.values()]
         self.head["gsm8k"] = earlier.get("gsm8k", {})
         self.began -= earlier["seconds"]
 
@@ -230,9 +233,8 @@ class Recorder:
 
     def add(self, run: dict[str, Any]) -> None:
         self.runs.append({"date": self.head["date"], "device": self.head["device"]} | run)
-        head = json.dumps(self.head | {"seconds": round(time.time() - self.began, 1)}, indent=1)
-        runs = ",\n".join(json.dumps(run) for run in self.runs)
-        self.path.write_text(head.rstrip("}").rstrip() + ',\n "runs": [\n' + runs + "\n]}\n")
+        seconds = round(time.time() - self.began, 1)
+        write_json_compact(self.path, self.head | {"seconds": seconds, "runs": self.runs})
         if "error" in run:
             text = run["error"].strip().splitlines()[-1]
         else:
@@ -353,6 +355,8 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="two short rounds, to test this script")
     parser.add_argument("--resume", action="store_true", help="go on with the file that is there (smollm2)")
     args = parser.parse_args()
+    if args.resume and args.part != "smollm2":
+        parser.error("--resume goes on with a recording of smollm2; tiny makes all its runs at once")
     args.sft_size = args.sft_size or {"tiny": 128, "smollm2": 512}[args.part]
     args.sft_epochs = args.sft_epochs or {"tiny": 8, "smollm2": 3}[args.part]
     with tempfile.TemporaryDirectory() as folder:

@@ -12,7 +12,7 @@ from cs336_sft.ei_plots import plot_arms, plot_rounds
 from cs336_sft.ei_record import read_record
 from cs336_sft.errors import DataError
 from cs336_sft.intervals import difference_interval, wilson_interval
-from recipes.record_expert_iteration import Recorder
+from recipes.record_expert_iteration import Recorder, main
 
 
 def run(arm, seed, *accuracies, test=None):
@@ -133,3 +133,11 @@ def test_a_recording_does_not_go_on_with_another_ones_file(tmp_path):
         recorder(path, n=9)
     assert path.read_text() == before
     assert not recorder(path, resume=False).runs
+
+
+def test_only_the_recording_arm_by_arm_goes_on(monkeypatch, capsys):
+    """The embedded model's script makes all runs anew: taken over as well, they would stand in the file twice."""
+    monkeypatch.setattr("sys.argv", ["record_expert_iteration.py", "tiny", "--out", "nowhere", "--resume"])
+    with pytest.raises(SystemExit, match="2"):
+        main()
+    assert "--resume goes on with a recording of smollm2" in capsys.readouterr().err
