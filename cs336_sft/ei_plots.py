@@ -94,12 +94,15 @@ def plot_rounds(
 
 
 def plot_arms(
-    values: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str = "", title: str = ""
+    values: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str = "", title: str = "", end: float = 1.0
 ) -> NotebookFigure:
     """One row an arm: the mean over seeds with its 95 % interval (Student's t), and each seed as a small point.
 
     Args:
         values: arm -> name of a metric -> its value for each seed; all arms have the same metrics.
+        xlabel: what the values are.
+        title: of the figure.
+        end: where the axis ends; lower than 1 shows small differences between small rates.
 
     Raises:
         DataError: nothing to draw.
@@ -128,7 +131,7 @@ def plot_arms(
                 panel.plot([], [], linestyle="", label=name, **style)
     panel.set_yticks(range(len(values)), list(values))
     panel.set_ylim(len(values) - 0.5, -0.5)
-    panel.set_xlim(-0.02, 1.02)
+    panel.set_xlim(-0.02 * end, 1.02 * end)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     panel.grid(axis="x", color="#dddddd", lw=0.6)
     panel.set_xlabel(xlabel)
