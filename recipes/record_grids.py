@@ -34,7 +34,7 @@ class Part:
     generations: str = "first-seed"
 
 
-# In order of priority. A run of SmolLM2 takes 6 to 9 GB of the card, one of the embedded model under 2. Six at a time
+# In order of priority. A run of SmolLM2 takes 6 to 13 GB of the card, one of the embedded model under 2. Six at a time
 # made the first two parts in 600 and 550 s on an H100.
 PARTS = {
     "smollm2_lr": Part("learning_rate_and_batch", 6),
