@@ -12,7 +12,7 @@ on its own, the file written after each:
   with how many bytes alive? Then the fix under the same cap.
 - ``allocations``: the notes' lines one by one without a cap, head and loss alone; logits in float32 from the start,
   upcast from bfloat16 (which is kept, or dropped), and in bfloat16 throughout.
-- ``estimates``: ``cs336_sft.memory`` beside the measured peak, for several setups.
+- ``estimates``: ``cs336_sft.model.memory_estimate`` beside the measured peak, for several setups.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch  # noqa: E402
 
-from cs336_sft.head_methods import notes_line_by_line  # noqa: E402
-from cs336_sft.memory import StepSetup, estimate_memory, format_bytes  # noqa: E402
-from cs336_sft.memory_measurement import build_model, loss_and_entropy, measure_memory, measured  # noqa: E402
-from cs336_sft.memory_tracker import MemoryLimitError  # noqa: E402
-from cs336_sft.model_shape import ModelShape, known_shape  # noqa: E402
+from cs336_sft.model.logprob_variants import notes_line_by_line  # noqa: E402
+from cs336_sft.model.memory_estimate import StepSetup, estimate_memory, format_bytes  # noqa: E402
+from cs336_sft.model.memory_measurement import build_model, loss_and_entropy, measure_memory, measured  # noqa: E402
+from cs336_sft.model.memory_tracker import MemoryLimitError  # noqa: E402
+from cs336_sft.model.shape import ModelShape, known_shape  # noqa: E402
 
 SMALL = ModelShape("small", 64, 192, 2, 4, 2, 16, 20_000, True, qkv_bias=True)
 SETTINGS = {  # logits dtype of the head, whether to upcast, whether the bfloat16 logits stay alive

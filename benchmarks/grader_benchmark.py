@@ -30,8 +30,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without installation
 
+from cs336_sft.evaluation.intervals import wilson_interval  # noqa: E402
 from cs336_sft.grading import get_reward_fn, lenient_reward_fn  # noqa: E402
-from cs336_sft.intervals import wilson_interval  # noqa: E402
 
 SECONDS_A_CASE = 10
 REPEATS = 5

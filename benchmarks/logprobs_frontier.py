@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 import torch  # noqa: E402
 from logprobs_peers import Peer, Result, peers, versions  # noqa: E402
 
-from cs336_sft import chunked_head, fused_head  # noqa: E402
-from cs336_sft.output_head import OutputHead  # noqa: E402
-from cs336_sft.run_files import write_json  # noqa: E402
+from cs336_sft.model import chunked_head  # noqa: E402
+from cs336_sft.model import triton_head as fused_head
+from cs336_sft.model.output_head import OutputHead  # noqa: E402
+from cs336_sft.utils.files import write_json  # noqa: E402
 
 LIMIT_TFLOPS = 790  # a bfloat16 product of 8,192 cubed on this card
 

@@ -34,13 +34,13 @@ import torch.nn.functional as F  # noqa: E402
 from logprobs_peers import versions  # noqa: E402
 from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: E402
 
-from cs336_sft.batching import epoch_batches  # noqa: E402
+from cs336_sft.data.batching import epoch_batches  # noqa: E402
 from cs336_sft.records import Example  # noqa: E402
-from cs336_sft.run_files import write_json  # noqa: E402
-from cs336_sft.sft_config import SFTConfig  # noqa: E402
-from cs336_sft.sft_step import SFTStep, make_optimizer  # noqa: E402
 from cs336_sft.tokenization import collate  # noqa: E402
-from cs336_sft.training_setup import compiled_layers, run_accelerator  # noqa: E402
+from cs336_sft.training.config import SFTConfig  # noqa: E402
+from cs336_sft.training.setup import compiled_layers, run_accelerator  # noqa: E402
+from cs336_sft.training.step import SFTStep, make_optimizer  # noqa: E402
+from cs336_sft.utils.files import write_json  # noqa: E402
 
 LR, BETAS, PAD = 1e-5, (0.9, 0.95), 0
 LIMIT_TFLOPS = 790

@@ -36,13 +36,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without installation
 
 from cs336_sft import HFSampler, SamplingConfig, VLLMConfig, VLLMSampler, make_examples  # noqa: E402
-from cs336_sft.fetch import fetched_folder, is_fetched  # noqa: E402
-from cs336_sft.models import embedded_model_path, load_model_and_tokenizer  # noqa: E402
-from cs336_sft.profiles import get_profile  # noqa: E402
+from cs336_sft.data.download import fetched_folder, is_fetched  # noqa: E402
+from cs336_sft.experiments.profiles import get_profile  # noqa: E402
+from cs336_sft.generation.vllm_backend.runtime import vllm_version  # noqa: E402
+from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer  # noqa: E402
 from cs336_sft.prompts import get_template  # noqa: E402
 from cs336_sft.records import Example, Generation  # noqa: E402
 from cs336_sft.tokenization import collate  # noqa: E402
-from cs336_sft.vllm_runtime import vllm_version  # noqa: E402
 
 SEED = 0
 LEARNING_RATE = 3e-4  # high, so that a few steps change what is generated

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from cs336_sft.chunked_head import head_log_probs
 from cs336_sft.errors import ConfigError
-from cs336_sft.output_head import find_head_module, run_to_head
+from cs336_sft.model.chunked_head import head_log_probs
+from cs336_sft.model.output_head import find_head_module, run_to_head
 
 # Logits that compute_entropy works on at a time: 2**22 are 16 MB in float32.
 _ENTROPY_CHUNK = 2**22

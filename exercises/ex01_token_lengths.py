@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import numpy as np  # noqa: F401 - for you
 
-from cs336_sft.lengths import LengthTable
+from cs336_sft.data.token_lengths import LengthTable
 
 
 def token_lengths(problems, template, tokenizer) -> LengthTable:

@@ -28,8 +28,8 @@ from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from cs336_sft.data.word_problems import generate_problems
 from cs336_sft.prompts import get_template
-from cs336_sft.wordproblems import generate_problems
 from recipes.pretraining_text import SOURCES, documents
 
 END_OF_TEXT = "<|endoftext|>"

@@ -27,17 +27,17 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cs336_sft.adapter_config import AdapterConfig
-from cs336_sft.adapters import add_adapter, load_quantized
 from cs336_sft.cli.common import quiet_libraries
-from cs336_sft.memory import StepSetup
-from cs336_sft.memory_measurement import build_model
-from cs336_sft.model_shape import known_shape
+from cs336_sft.experiments.run import free_memory
+from cs336_sft.model.lora import add_adapter, load_quantized
+from cs336_sft.model.lora_config import AdapterConfig
+from cs336_sft.model.memory_estimate import StepSetup
+from cs336_sft.model.memory_measurement import build_model
+from cs336_sft.model.shape import known_shape
 from cs336_sft.records import Example
-from cs336_sft.sft_config import SFTConfig
-from cs336_sft.sft_run import free_memory
-from cs336_sft.sft_step import SFTStep, make_optimizer
-from cs336_sft.training_setup import run_accelerator, set_weights_dtype
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.setup import run_accelerator, set_weights_dtype
+from cs336_sft.training.step import SFTStep, make_optimizer
 
 # Tokens of GSM8K's training problems in Qwen2.5's tokenizer: percentile, prompt, answer (notebook 01 measures them).
 PERCENTILES = ((0, 45, 25), (50, 78, 111), (90, 112, 195), (95, 123, 229), (99, 151, 287), (100, 240, 420))
@@ -192,7 +192,7 @@ def main() -> None:
 
 def write_random_model(shape, folder: Path, device: str) -> None:
     """A folder as ``save_pretrained`` writes it, in bfloat16; the tokenizer is the embedded model's, to have one."""
-    from cs336_sft.models import embedded_model_path, load_tokenizer
+    from cs336_sft.model.loading import embedded_model_path, load_tokenizer
 
     torch.manual_seed(0)
     model = build_model(shape, StepSetup(batch=1, length=8), device).to(torch.bfloat16)

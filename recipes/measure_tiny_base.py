@@ -24,15 +24,15 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cs336_sft.evaluation import evaluate
+from cs336_sft.data.word_problems import generate_problems
+from cs336_sft.evaluation.evaluate import evaluate
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.grading import gsm8k_reward_fn
-from cs336_sft.hf_sampler import HFSampler
-from cs336_sft.models import load_model_and_tokenizer
+from cs336_sft.model.loading import load_model_and_tokenizer
 from cs336_sft.prompts import get_template
-from cs336_sft.sampling import SamplingConfig
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training import SFTConfig, train_sft
-from cs336_sft.wordproblems import generate_problems
+from cs336_sft.training.loop import SFTConfig, train_sft
 
 TEMPLATE = get_template("gsm8k")
 COLUMNS = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate", "avg_gen_len")

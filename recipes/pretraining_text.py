@@ -18,7 +18,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from cs336_sft.wordproblems import WordProblem, generate_word_problems
+from cs336_sft.data.word_problems import WordProblem, generate_word_problems
 
 
 @dataclass(frozen=True)

@@ -24,14 +24,14 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cs336_sft.batching import epoch_batches, padding_share, split_microbatches
-from cs336_sft.memory import StepSetup
-from cs336_sft.memory_measurement import build_model, measured
-from cs336_sft.model_shape import known_shape
+from cs336_sft.data.batching import epoch_batches, padding_share, split_microbatches
+from cs336_sft.model.memory_estimate import StepSetup
+from cs336_sft.model.memory_measurement import build_model, measured
+from cs336_sft.model.shape import known_shape
 from cs336_sft.records import Example
-from cs336_sft.sft_config import SFTConfig
-from cs336_sft.sft_step import make_optimizer, response_loss
 from cs336_sft.tokenization import collate, count_targets
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.step import make_optimizer, response_loss
 
 SHAPES = ("HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-1.5B")
 # GSM8K's train split in Qwen tokens: median 191 and 90th percentile 298 in total, median 78 of the prompt.

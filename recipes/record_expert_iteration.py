@@ -33,24 +33,24 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cs336_sft.cli.common import quiet_libraries
-from cs336_sft.ei_config import ExpertIterationConfig
-from cs336_sft.ei_loop import expert_iteration
-from cs336_sft.ei_metrics import rollout_metrics
-from cs336_sft.ei_record import EIRecord, read_record
-from cs336_sft.evaluation import evaluate
+from cs336_sft.data.word_problems import generate_problems
+from cs336_sft.evaluation.evaluate import evaluate
+from cs336_sft.experiments.ei_record import EIRecord, read_record
+from cs336_sft.experiments.profiles import get_profile
+from cs336_sft.experiments.record import write_json_compact
+from cs336_sft.expert_iteration.config import ExpertIterationConfig
+from cs336_sft.expert_iteration.loop import run_expert_iteration
+from cs336_sft.expert_iteration.metrics import rollout_metrics
+from cs336_sft.generation.make_sampler import make_sampler
+from cs336_sft.generation.sampler import SamplingConfig
+from cs336_sft.generation.vllm_backend.config import VLLMConfig
 from cs336_sft.grading import get_reward_fn
-from cs336_sft.models import best_device, load_model_and_tokenizer
-from cs336_sft.profiles import get_profile
+from cs336_sft.model.loading import best_device, load_model_and_tokenizer
 from cs336_sft.prompts import get_template
-from cs336_sft.samplers import make_sampler
-from cs336_sft.sampling import SamplingConfig
-from cs336_sft.sft_config import SFTConfig
-from cs336_sft.sweep_record import write_json_compact
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training import train_sft
-from cs336_sft.training_setup import versions
-from cs336_sft.vllm_config import VLLMConfig
-from cs336_sft.wordproblems import generate_problems
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.loop import train_sft
+from cs336_sft.training.setup import versions
 
 TEMPLATE = get_template("gsm8k")
 
@@ -158,7 +158,7 @@ def run_arm(
         model, tokenizer = load_model_and_tokenizer(source, device=best_device())
         own = sampler or make_sampler("hf", model, tokenizer, batch_size=512 if best_device() == "cuda" else 64)
         parts = problems_of(seed, args)
-        result = expert_iteration(
+        result = run_expert_iteration(
             model,
             tokenizer,
             parts["pool"],

@@ -22,16 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from cs336_sft.cli.common import quiet_libraries
-from cs336_sft.forgetting import calculations, score_calculations, text_loss
+from cs336_sft.experiments.grid import Grid, SweepRun
+from cs336_sft.experiments.profiles import get_profile
+from cs336_sft.experiments.record import run_record
+from cs336_sft.experiments.sweep import run_sweep
+from cs336_sft.generation.make_sampler import make_sampler
+from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.grading import lenient_reward_fn
-from cs336_sft.models import best_device, load_model_and_tokenizer
-from cs336_sft.profiles import get_profile
-from cs336_sft.samplers import make_sampler
-from cs336_sft.sampling import SamplingConfig
-from cs336_sft.sweep import run_sweep
-from cs336_sft.sweep_grid import Grid, SweepRun
-from cs336_sft.sweep_record import run_record
-from cs336_sft.training_setup import versions
+from cs336_sft.lessons.forgetting import calculations, score_calculations, text_loss
+from cs336_sft.model.loading import best_device, load_model_and_tokenizer
+from cs336_sft.training.setup import versions
 from recipes.pretraining_text import documents
 
 SETTINGS = {

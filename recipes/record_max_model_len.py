@@ -69,8 +69,8 @@ def main() -> None:
     import transformers
     import vllm
 
-    from cs336_sft.models import embedded_model_path
-    from cs336_sft.profiles import get_profile
+    from cs336_sft.experiments.profiles import get_profile
+    from cs336_sft.model.loading import embedded_model_path
     from cs336_sft.prompts import get_template
 
     template = get_template("gsm8k")

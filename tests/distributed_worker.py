@@ -18,24 +18,24 @@ from pathlib import Path
 
 import torch
 
-from cs336_sft.batching import deal, split_microbatches
-from cs336_sft.ei_config import ExpertIterationConfig
-from cs336_sft.ei_loop import expert_iteration
-from cs336_sft.ei_result import ExpertIterationResult
-from cs336_sft.evaluation import evaluate
+from cs336_sft.data.batching import deal, split_microbatches
+from cs336_sft.data.gsm8k import read_problems
+from cs336_sft.evaluation.evaluate import evaluate
+from cs336_sft.expert_iteration.config import ExpertIterationConfig
+from cs336_sft.expert_iteration.loop import run_expert_iteration
+from cs336_sft.expert_iteration.result import ExpertIterationResult
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.grading import gsm8k_reward_fn
-from cs336_sft.gsm8k import read_problems
-from cs336_sft.hf_sampler import HFSampler
-from cs336_sft.models import load_model_and_tokenizer
-from cs336_sft.processes import SharedSampler, is_main, rank
+from cs336_sft.model.loading import load_model_and_tokenizer
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Example
-from cs336_sft.run_files import JsonLines
-from cs336_sft.sampling import SamplingConfig
-from cs336_sft.sft_config import SFTConfig
-from cs336_sft.sft_step import SFTStep
 from cs336_sft.tokenization import collate
-from cs336_sft.training import train_sft
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.loop import train_sft
+from cs336_sft.training.step import SFTStep
+from cs336_sft.utils.distributed import SharedSampler, is_main, rank
+from cs336_sft.utils.files import JsonLines
 
 
 def keep_gradients(kept: list[torch.Tensor]) -> None:
@@ -107,7 +107,7 @@ def iterate(folder: Path, name: str) -> ExpertIterationResult:
         sft=SFTConfig(learning_rate=1e-3, epochs=2, batch_size=3, checkpoint_every=2, progress=False),
     )
     template, sampler = get_template("question_only"), HFSampler(model, tokenizer, 4)
-    return expert_iteration(
+    return run_expert_iteration(
         model,
         tokenizer,
         problems,

@@ -23,17 +23,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
-from cs336_sft import checkpoints, training
-from cs336_sft.checkpoints import fingerprint_weights
 from cs336_sft.errors import CourseError, RunDirectoryError
 from cs336_sft.records import Example
-from cs336_sft.run_files import JsonLines, read_json
-from cs336_sft.sft_config import SFTConfig
-from cs336_sft.sft_step import NonFiniteLossError
-from cs336_sft.training import TrainingResult, load_result, train_sft, without_wall_clock
+from cs336_sft.training import checkpoints
+from cs336_sft.training import loop as training
+from cs336_sft.training.checkpoints import fingerprint_weights
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.loop import TrainingResult, load_result, train_sft, without_wall_clock
+from cs336_sft.training.step import NonFiniteLossError
+from cs336_sft.utils.files import JsonLines, read_json
 
 CONFIG = SFTConfig(learning_rate=1e-3, max_steps=7, batch_size=4, checkpoint_every=3, eval_every=2, progress=False)
-ROOT = Path(training.__file__).parents[1]
+ROOT = Path(training.__file__).parents[2]
 
 
 @dataclass

@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from cs336_sft.adapter_config import AdapterConfig
-from cs336_sft.adapters import add_adapter, is_adapter_folder, load_quantized, merge_adapter, without_adapter
 from cs336_sft.cli import main
 from cs336_sft.errors import ConfigError, RunDirectoryError
-from cs336_sft.models import load_model_and_tokenizer
+from cs336_sft.experiments.run import run_sft
+from cs336_sft.experiments.settings import make_settings
+from cs336_sft.model.loading import load_model_and_tokenizer
+from cs336_sft.model.lora import add_adapter, is_adapter_folder, load_quantized, merge_adapter, without_adapter
+from cs336_sft.model.lora_config import AdapterConfig
 from cs336_sft.prompts import get_template
-from cs336_sft.run_settings import make_settings
-from cs336_sft.sft_run import run_sft
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training import SFTConfig, train_sft, without_wall_clock
+from cs336_sft.training.loop import SFTConfig, train_sft, without_wall_clock
 
 pytest.importorskip("peft", reason="pip install 'cs336-sft[lora]'")
 

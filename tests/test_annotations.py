@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cs336_sft.annotations import MAX_EXPRESSION, check_annotations, evaluate_expression
+from cs336_sft.data.calculator_annotations import MAX_EXPRESSION, check_annotations, evaluate_expression
 
 
 @pytest.mark.parametrize(

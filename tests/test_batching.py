@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cs336_sft.batching import deal, epoch_batches, padding_share, split_microbatches
+from cs336_sft.data.batching import deal, epoch_batches, padding_share, split_microbatches
 
 LENGTHS = [20 + (37 * i) % 211 for i in range(513)]
 lengths_strategy = st.lists(st.integers(1, 300), min_size=1, max_size=120)

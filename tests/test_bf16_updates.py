@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cs336_sft.bf16_updates import bf16_spacing, share_changed, share_moved, share_within_reach
 from cs336_sft.errors import DataError
+from cs336_sft.lessons.bf16_updates import bf16_spacing, share_changed, share_moved, share_within_reach
 
 
 def neighbour(value: torch.Tensor) -> torch.Tensor:

@@ -6,8 +6,9 @@ import pickle
 import pytest
 import torch
 
-from cs336_sft import checkpoints
-from cs336_sft.checkpoints import (
+from cs336_sft.errors import RunDirectoryError
+from cs336_sft.training import checkpoints
+from cs336_sft.training.checkpoints import (
     fingerprint_weights,
     list_checkpoints,
     load_optimizer,
@@ -15,7 +16,6 @@ from cs336_sft.checkpoints import (
     newest_checkpoint,
     save_checkpoint,
 )
-from cs336_sft.errors import RunDirectoryError
 
 
 def make(seed=0, frozen=False):

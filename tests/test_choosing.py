@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from cs336_sft.choosing import fall_from_peak, share_of_wins, winners_bonus
 from cs336_sft.errors import DataError
+from cs336_sft.lessons.checkpoint_choice import fall_from_peak, share_of_wins, winners_bonus
 
 
 def exact_wins(outcomes: dict[str, list[float]], n: int) -> dict[str, float]:

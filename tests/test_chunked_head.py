@@ -11,14 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cs336_sft import chunked_head, fused_head
-from cs336_sft.chunked_head import UsedTwiceError, head_log_probs, one_pass_loss
 from cs336_sft.errors import ConfigError
 from cs336_sft.logprobs import chunked_log_probs, get_response_log_probs
-from cs336_sft.memory_tracker import MemoryTracker
-from cs336_sft.output_head import OutputHead
-from cs336_sft.products import add_product, product
-from cs336_sft.sft_step import response_loss
+from cs336_sft.model import chunked_head
+from cs336_sft.model import triton_head as fused_head
+from cs336_sft.model.chunked_head import UsedTwiceError, head_log_probs, one_pass_loss
+from cs336_sft.model.memory_tracker import MemoryTracker
+from cs336_sft.model.output_head import OutputHead
+from cs336_sft.model.products import add_product, product
+from cs336_sft.training.step import response_loss
 
 HEADS = {
     "plain": {},

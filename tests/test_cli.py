@@ -43,7 +43,7 @@ def model_folder(tmp_path_factory, tokenizer):
 
 @pytest.fixture
 def data(tmp_path, problems):
-    from cs336_sft.gsm8k import write_problems
+    from cs336_sft.data.gsm8k import write_problems
 
     path = tmp_path / "problems.jsonl"
     write_problems(path, problems)
@@ -230,7 +230,7 @@ def test_lengths_prints_a_table(data, model_folder, capsys) -> None:
 
 
 def test_eval_measures_and_keeps_the_generations(data, model_folder, tmp_path, capsys) -> None:
-    from cs336_sft.evaluation import read_generations
+    from cs336_sft.evaluation.evaluate import read_generations
 
     out = tmp_path / "new" / "generations.jsonl"
     argv = ["eval", "--model", model_folder, "--data", data, "--n", "5", "--limit", "6", "--out", str(out)]
@@ -294,7 +294,7 @@ def test_sft_goes_on_and_refuses_another_configuration(data, model_folder, tmp_p
 
 
 def test_sft_refuses_to_go_on_with_another_evaluation(data, model_folder, tmp_path, capsys, problems) -> None:
-    from cs336_sft.gsm8k import write_problems
+    from cs336_sft.data.gsm8k import write_problems
 
     run = tmp_path / "run"
     argv = sft("--max-steps", "1", "--eval-every", "ends", data=data, model=model_folder, out=run)
@@ -343,7 +343,7 @@ def test_no_eos_takes_the_end_of_text_out_of_the_targets(data, model_folder, tmp
 
 
 def test_sft_measures_on_test_only_when_asked(data, model_folder, tmp_path, capsys, monkeypatch) -> None:
-    from cs336_sft import profiles
+    from cs336_sft.experiments import profiles
 
     asked = []
     original = profiles.Profile.problems
@@ -385,7 +385,7 @@ def test_seeds_choose_the_training_data_but_not_the_evaluation(data, model_folde
 def test_an_interrupted_run_exits_with_130(data, model_folder, tmp_path, capsys, monkeypatch) -> None:
     from dataclasses import replace
 
-    from cs336_sft import sft_run
+    from cs336_sft.experiments import run as sft_run
 
     original = sft_run.train_sft
     monkeypatch.setattr(sft_run, "train_sft", lambda *a, **k: replace(original(*a, **k), interrupted=True))
@@ -401,8 +401,8 @@ def test_plot_labels_runs_by_what_tells_them_apart(tmp_path, capsys) -> None:
 
 
 def test_generate_data_writes_what_the_reader_reads(tmp_path, capsys) -> None:
-    from cs336_sft.gsm8k import read_problems
-    from cs336_sft.wordproblems import generate_problems
+    from cs336_sft.data.gsm8k import read_problems
+    from cs336_sft.data.word_problems import generate_problems
 
     path = tmp_path / "sub" / "train.jsonl"
     assert main(["generate-data", "--n", "7", "--seed", "3", "--out", str(path)]) == 0
@@ -411,7 +411,7 @@ def test_generate_data_writes_what_the_reader_reads(tmp_path, capsys) -> None:
 
 
 def test_fetch_prints_where_and_the_licence(monkeypatch, tmp_path, capsys) -> None:
-    from cs336_sft import fetch
+    from cs336_sft.data import download as fetch
 
     monkeypatch.setattr(fetch, "fetch", lambda name, report: tmp_path / name)
     assert main(["fetch", "smollm2"]) == 0
@@ -420,7 +420,7 @@ def test_fetch_prints_where_and_the_licence(monkeypatch, tmp_path, capsys) -> No
 
 
 def test_doctor_prints_facts_and_lesson_times(monkeypatch, capsys) -> None:
-    from cs336_sft import doctor
+    from cs336_sft.experiments import doctor
 
     monkeypatch.setattr(doctor, "calibrate", lambda seconds: doctor.Speed(2000.0, 3000.0))
     assert main(["doctor"]) == 0

@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from cs336_sft import doctor, machine
-from cs336_sft.doctor import Speed, lesson_times, profile_verdicts
-from cs336_sft.machine import Gpu, Machine, cgroup_memory_limit, find_gsm8k, usable_cores
+from cs336_sft.experiments import doctor, machine
+from cs336_sft.experiments.doctor import Speed, lesson_times, profile_verdicts
+from cs336_sft.experiments.machine import Gpu, Machine, cgroup_memory_limit, find_gsm8k, usable_cores
 
 MACHINE = Machine(
     python="3.11.7",

@@ -8,8 +8,8 @@ import pytest
 
 from cs336_sft.cli import build_parser, main
 from cs336_sft.cli.ei import ei_config
-from cs336_sft.gsm8k import write_problems
-from cs336_sft.profiles import get_profile
+from cs336_sft.data.gsm8k import write_problems
+from cs336_sft.experiments.profiles import get_profile
 
 
 @pytest.fixture

@@ -9,15 +9,15 @@ from statistics import fmean
 import pytest
 import torch
 
-from cs336_sft.ei_metrics import has_flawed_step, kept_metrics, pass_at_k, rollout_metrics
 from cs336_sft.errors import ConfigError, DataError
+from cs336_sft.evaluation.response_scores import ResponseScores, engine_gap, score_responses
+from cs336_sft.expert_iteration.metrics import has_flawed_step, kept_metrics, pass_at_k, rollout_metrics
 from cs336_sft.logprobs import get_response_log_probs
-from cs336_sft.memory_measurement import measured
+from cs336_sft.model.memory_measurement import measured
 from cs336_sft.records import Example, Generation, Graded, Problem
-from cs336_sft.response_scores import ResponseScores, engine_gap, score_responses
-from cs336_sft.sft_config import SFTConfig
-from cs336_sft.sft_step import make_optimizer, response_loss
 from cs336_sft.tokenization import collate
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.step import make_optimizer, response_loss
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])

@@ -7,11 +7,11 @@ from argparse import Namespace
 
 import pytest
 
-from cs336_sft.ei_config import ExpertIterationConfig
-from cs336_sft.ei_plots import plot_arms, plot_rounds
-from cs336_sft.ei_record import read_record
 from cs336_sft.errors import DataError
-from cs336_sft.intervals import difference_interval, wilson_interval
+from cs336_sft.evaluation.intervals import difference_interval, wilson_interval
+from cs336_sft.experiments.ei_plots import plot_arms, plot_rounds
+from cs336_sft.experiments.ei_record import read_record
+from cs336_sft.expert_iteration.config import ExpertIterationConfig
 from recipes.record_expert_iteration import Recorder, main
 
 

@@ -8,12 +8,12 @@ from dataclasses import replace
 import pytest
 
 from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.evaluation import evaluate, read_generations, rescore_at_limit, write_generations, write_jsonl
+from cs336_sft.evaluation.evaluate import evaluate, read_generations, rescore_at_limit, write_generations, write_jsonl
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.grading import gsm8k_reward_fn
-from cs336_sft.hf_sampler import HFSampler
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Generation
-from cs336_sft.sampling import SamplingConfig
 
 TEMPLATE = get_template("gsm8k")
 
@@ -105,7 +105,7 @@ def test_file_is_moved_into_place_in_one_step(tmp_path, monkeypatch) -> None:
         assert source.read_text() == '{"a": 2}\n'
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cs336_sft.evaluation.os.replace", killed)
+    monkeypatch.setattr("cs336_sft.evaluation.evaluate.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_jsonl(path, [{"a": 2}])
     assert path.read_text() == '{"a": 1}\n'

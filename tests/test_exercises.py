@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from cs336_sft.exercises.checker import check, check_file
-from cs336_sft.exercises.locate import stub_text, untouched
+from cs336_sft.exercises.files import stub_text, untouched
 from cs336_sft.exercises.registry import EXERCISES, Exercise
-from cs336_sft.exercises.runner import Limits, Server
+from cs336_sft.exercises.sandbox.runner import Limits, Server
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -11,7 +11,7 @@ import pytest
 
 from cs336_sft.cli import main
 from cs336_sft.cli.watch import follow
-from cs336_sft.exercises.locate import stub_text
+from cs336_sft.exercises.files import stub_text
 from cs336_sft.exercises.registry import EXERCISES, find_exercise
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from cs336_sft.exercises.checker import check_file
-from cs336_sft.exercises.perform import Case, observation_from_wire
 from cs336_sft.exercises.registry import find_exercise
 from cs336_sft.exercises.report import Report
-from cs336_sft.exercises.runner import MIB, Limits, Server, Stopped
-from cs336_sft.exercises.wire import WireError, decode, encode
+from cs336_sft.exercises.sandbox.perform import Case, observation_from_wire
+from cs336_sft.exercises.sandbox.runner import MIB, Limits, Server, Stopped
+from cs336_sft.exercises.sandbox.wire import WireError, decode, encode
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the exercises' process forks")
 EXERCISE = find_exercise("ex03")
@@ -86,7 +86,7 @@ HOSTILE = {
         "",
     ),
     "replaces the code that calls it": (
-        "import cs336_sft.exercises.server as server\nimport cs336_sft.exercises.perform as perform\n"
+        "import cs336_sft.exercises.sandbox.server as server\nimport cs336_sft.exercises.sandbox.perform as perform\n"
         "server.perform = perform.perform = lambda *a, **k: perform.Observation(value=True)\n"
         + SIGNATURE
         + "    return tensor.sum()\n",
@@ -103,7 +103,8 @@ HOSTILE = {
         "",
     ),
     "writes frames into every open file": (
-        "import os\nfrom cs336_sft.exercises.server import send\nfrom cs336_sft.exercises.wire import encode\n"
+        "import os\nfrom cs336_sft.exercises.sandbox.server import send\n"
+        "from cs336_sft.exercises.sandbox.wire import encode\n"
         "for fd in range(3, 64):\n    try:\n        stream = os.fdopen(os.dup(fd), 'wb', buffering=0)\n"
         "        send(stream, encode({'nonce': 'x', 'loaded': True, 'passed': True}))\n"
         "    except OSError:\n        pass\n" + SIGNATURE + "    return tensor.sum()\n",

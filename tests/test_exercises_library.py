@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cs336_sft
+from cs336_sft.data.token_lengths import LengthTable
 from cs336_sft.exercises.registry import EXERCISES, find_exercise
-from cs336_sft.lengths import LengthTable
 from cs336_sft.records import Example, Generation, Graded, Problem
 from cs336_sft.tokenization import collate
 
@@ -95,7 +95,7 @@ def test_ex01_by_hand_and_on_problems(tokenizer, problems) -> None:
 
 
 def words(*vocabulary: str, pad: str, eos: str):
-    from cs336_sft.exercises.objects import TokenizerSpec, build_tokenizer
+    from cs336_sft.exercises.sandbox.objects import TokenizerSpec, build_tokenizer
 
     return build_tokenizer(TokenizerSpec(("?", *vocabulary, "_", "E"), eos=eos, pad=pad))
 
@@ -396,7 +396,7 @@ def test_ex13_batches_are_the_library_s() -> None:
 
 def test_ex13_does_not_depend_on_how_a_batch_is_cut() -> None:
     """As the library's loop promises (tests/test_training.py): weights and losses of every cut are one batch's."""
-    from cs336_sft.exercises.objects import TinyLM, model_spec
+    from cs336_sft.exercises.sandbox.objects import TinyLM, model_spec
 
     examples = [Example((5,), (6, 0)), Example((5, 7), (6, 8, 0)), Example((1, 2, 3), (4, 0))]
     found = []

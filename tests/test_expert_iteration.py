@@ -15,20 +15,20 @@ from pathlib import Path
 import pytest
 import torch
 
-from cs336_sft import ei_loop as module
-from cs336_sft import ei_selection
-from cs336_sft.checkpoints import fingerprint_weights, newest_checkpoint
-from cs336_sft.ei_config import ExpertIterationConfig
-from cs336_sft.ei_loop import expert_iteration
-from cs336_sft.ei_result import load_expert_iteration
+from cs336_sft.data.gsm8k import write_problems
 from cs336_sft.errors import ConfigError, RunDirectoryError
-from cs336_sft.gsm8k import write_problems
-from cs336_sft.hf_sampler import HFSampler
+from cs336_sft.expert_iteration import loop as module
+from cs336_sft.expert_iteration import round as ei_selection
+from cs336_sft.expert_iteration.config import ExpertIterationConfig
+from cs336_sft.expert_iteration.loop import run_expert_iteration
+from cs336_sft.expert_iteration.result import load_expert_iteration
+from cs336_sft.generation.hf_sampler import HFSampler
 from cs336_sft.prompts import get_template
-from cs336_sft.sft_config import SFTConfig
-from cs336_sft.sft_step import SFTStep
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training import without_wall_clock
+from cs336_sft.training.checkpoints import fingerprint_weights, newest_checkpoint
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.loop import without_wall_clock
+from cs336_sft.training.step import SFTStep
 
 TEMPLATE = get_template("question_only")
 CONFIG = ExpertIterationConfig(
@@ -74,7 +74,7 @@ def iterate(make_model, tokenizer, problems, tmp_path):
         run.model = model or make_model()
         sampler = sampler(run.model) if sampler else HFSampler(run.model, tokenizer, 8)
         arguments = {"sampler": sampler, "validation": problems[:3], "judge": judge} | values
-        return expert_iteration(run.model, tokenizer, problems, TEMPLATE, config, tmp_path / name, **arguments)
+        return run_expert_iteration(run.model, tokenizer, problems, TEMPLATE, config, tmp_path / name, **arguments)
 
     return run
 
@@ -279,7 +279,7 @@ def test_killed_by_the_system_in_every_phase_the_run_ends_with_the_same_numbers(
     config = replace(CONFIG, sft=replace(CONFIG.sft, checkpoint_every=2))
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path)]
-    paths = os.pathsep.join([str(Path(module.__file__).parents[1]), str(Path(__file__).parent)])
+    paths = os.pathsep.join([str(Path(module.__file__).parents[2]), str(Path(__file__).parent)])
     environment = os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
     process = subprocess.run(command, capture_output=True, text=True, timeout=120, env=environment)
     assert process.returncode == 0, process.stderr

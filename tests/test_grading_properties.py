@@ -17,9 +17,9 @@ from cs336_sft.grading import (
     read_number,
     read_truth,
 )
-from cs336_sft.grading.cut import first_marker, may_need_cut
+from cs336_sft.grading.answer_span import plain_hash_value
 from cs336_sft.grading.number import plain_value, read_number_slowly
-from cs336_sft.grading.structure import plain_hash_value
+from cs336_sft.grading.response_end import first_marker, may_need_cut
 
 _NOUNS = "apples eggs dollars miles hours students boxes marbles pages people minutes pencils cookies".split()
 _OPENINGS = [

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cs336_sft import gsm8k as module
+from cs336_sft.data import gsm8k as module
+from cs336_sft.data.gsm8k import final_answer, hold_out, load_gsm8k, read_problems, write_problems
 from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.gsm8k import final_answer, hold_out, load_gsm8k, read_problems, write_problems
 from cs336_sft.records import Problem
 
 

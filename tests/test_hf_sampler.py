@@ -9,12 +9,12 @@ import torch
 from transformers import GenerationConfig
 
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
-from cs336_sft.hf_sampler import HFSampler
-from cs336_sft.keyed_noise import gumbel, row_key
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.response_text import decode_response, find_completed_stop
+from cs336_sft.generation.sampler import Sampler, SamplingConfig
+from cs336_sft.generation.seeded_noise import gumbel, row_key
 from cs336_sft.logprobs import compute_entropy
 from cs336_sft.prompts import get_template
-from cs336_sft.response_text import decode_response, find_completed_stop
-from cs336_sft.sampling import Sampler, SamplingConfig
 
 GREEDY = SamplingConfig(max_new_tokens=24)
 SAMPLED = SamplingConfig(max_new_tokens=24, temperature=0.8, n=3, seed=5, record_entropy=True)

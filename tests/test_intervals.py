@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cs336_sft.errors import DataError
-from cs336_sft.intervals import (
+from cs336_sft.evaluation.intervals import (
     clustered_rate_interval,
     mean_interval,
     paired_difference_interval,

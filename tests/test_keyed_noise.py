@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cs336_sft.keyed_noise import _finalize_, bits_to_uniform, gumbel, keyed_bits, row_key
+from cs336_sft.generation.seeded_noise import _finalize_, bits_to_uniform, gumbel, keyed_bits, row_key
 
 _MASK = 2**64 - 1
 

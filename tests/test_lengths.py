@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cs336_sft.data.gsm8k import write_problems
+from cs336_sft.data.qwen_tokenizer import _from_ranks, load_qwen_tokenizer
+from cs336_sft.data.token_lengths import LengthTable, file_length_percentiles, length_percentiles, token_lengths
 from cs336_sft.errors import DataError
-from cs336_sft.gsm8k import write_problems
-from cs336_sft.lengths import LengthTable, file_length_percentiles, length_percentiles, token_lengths
 from cs336_sft.prompts import get_template
-from cs336_sft.qwen_tokenizer import _from_ranks, load_qwen_tokenizer
 from cs336_sft.records import Problem
 
 # Recorded by the author of the course's notes on GSM8K with Qwen2.5's tokenizer, and reproduced here.

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.memory import ADAPTERS, METHODS, PRECISIONS, StepSetup, estimate_memory
-from cs336_sft.memory_measurement import build_model, measure_memory
-from cs336_sft.model_shape import KNOWN_SHAPES, ModelShape, known_shape, shape_from_config, shape_of
+from cs336_sft.model.memory_estimate import ADAPTERS, METHODS, PRECISIONS, StepSetup, estimate_memory
+from cs336_sft.model.memory_measurement import build_model, measure_memory
+from cs336_sft.model.shape import KNOWN_SHAPES, ModelShape, known_shape, shape_from_config, shape_of
 
 SHAPES = {
     "deep": ModelShape("deep", 128, 512, 4, 4, 2, 32, 1000, True, qkv_bias=True),
@@ -63,7 +63,7 @@ def test_published_sizes() -> None:
 
 
 def test_shape_of_a_folder_is_that_of_its_model(tmp_path) -> None:
-    from cs336_sft.models import embedded_model_path, load_model_and_tokenizer
+    from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
 
     model, _ = load_model_and_tokenizer(embedded_model_path())
     assert shape_of(embedded_model_path()).parameters == model.num_parameters()
@@ -118,7 +118,7 @@ def test_activations_of_every_family(config, precision) -> None:
 
 
 def test_one_pass_is_estimated_with_its_own_chunk() -> None:
-    from cs336_sft.chunked_head import CPU_CHUNK
+    from cs336_sft.model.chunked_head import CPU_CHUNK
 
     setup = StepSetup(8, 1024, "fp32", device="cpu")
     assert estimate_memory(SHAPES["untied"], setup).terms["logits"] == 8 * CPU_CHUNK * SHAPES["untied"].vocab

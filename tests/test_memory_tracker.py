@@ -9,12 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cs336_sft import head_methods
-from cs336_sft.batch_finder import Trial, find_batch_size, search_batch
-from cs336_sft.memory import StepSetup, estimate_memory
-from cs336_sft.memory_measurement import build_model, loss_and_entropy, measured
-from cs336_sft.memory_tracker import MemoryLimitError, MemoryTracker
-from cs336_sft.model_shape import ModelShape
+from cs336_sft.model import logprob_variants as head_methods
+from cs336_sft.model.batch_size import Trial, find_batch_size, search_batch
+from cs336_sft.model.memory_estimate import StepSetup, estimate_memory
+from cs336_sft.model.memory_measurement import build_model, loss_and_entropy, measured
+from cs336_sft.model.memory_tracker import MemoryLimitError, MemoryTracker
+from cs336_sft.model.shape import ModelShape
 
 SHAPE = ModelShape("small", 64, 192, 2, 4, 2, 16, 2000, True, qkv_bias=True)
 MIB = 2**20

@@ -7,8 +7,8 @@ import json
 import pytest
 
 from cs336_sft.errors import DataError
-from cs336_sft.intervals import wilson_interval
-from cs336_sft.metrics import compute_metrics
+from cs336_sft.evaluation.intervals import wilson_interval
+from cs336_sft.evaluation.metrics import compute_metrics
 from cs336_sft.records import Generation, Graded, Problem
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cs336_sft.errors import ConfigError, CourseError
-from cs336_sft.models import (
+from cs336_sft.model.loading import (
     check_model_source,
     embedded_model_path,
     load_model_and_tokenizer,
@@ -142,6 +142,6 @@ def test_embedded_model_is_the_described_one() -> None:
 
 
 def test_a_package_without_its_model_says_so(monkeypatch) -> None:
-    monkeypatch.setattr("cs336_sft.models.EMBEDDED", "not-there")
+    monkeypatch.setattr("cs336_sft.model.loading.EMBEDDED", "not-there")
     with pytest.raises(CourseError, match="no embedded model"):
         embedded_model_path()

@@ -48,7 +48,7 @@ def test_every_notebook_is_stored_as_it_ran(name) -> None:
 
 
 def test_every_notebook_has_a_recorded_time() -> None:
-    from cs336_sft.doctor import recorded_lessons
+    from cs336_sft.experiments.doctor import recorded_lessons
 
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == set(recorded_lessons()[1])
 

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cs336_sft.errors import DataError
-from cs336_sft.evaluation import write_generations
-from cs336_sft.outcomes import explain_change, outcome, outcome_letters, read_outcomes, rights
+from cs336_sft.evaluation.evaluate import write_generations
+from cs336_sft.evaluation.outcomes import explain_change, outcome, outcome_letters, read_outcomes, rights
 from cs336_sft.records import Generation, Graded, Problem
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.logprobs import get_response_log_probs
-from cs336_sft.output_head import OutputHead, find_head_module, run_to_head
+from cs336_sft.model.output_head import OutputHead, find_head_module, run_to_head
 
 SIZES = {
     "vocab_size": 61,

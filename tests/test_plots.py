@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cs336_sft.errors import DataError
-from cs336_sft.plots import DEFAULT_METRICS, PALETTE, plot_evaluations, plot_lengths, plot_training
+from cs336_sft.experiments.plots import DEFAULT_METRICS, PALETTE, plot_evaluations, plot_lengths, plot_training
 
 
 def evaluations(offset: float = 0.0, steps=(0, 1, 2, 4, 8, 16)) -> list[dict]:

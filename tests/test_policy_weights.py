@@ -9,7 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.policy_weights import WeightWatch, check_names, expected_shapes, policy_tensors, save_policy, weights
+from cs336_sft.generation.vllm_backend.weights import (
+    WeightWatch,
+    check_names,
+    expected_shapes,
+    policy_tensors,
+    save_policy,
+    weights,
+)
 
 
 def values(model) -> dict[str, torch.Tensor]:

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cs336_sft.errors import ConfigError, CourseError
-from cs336_sft.profiles import GSM8K_HUB_NAME, PROFILE_NAMES, get_profile, with_model
+from cs336_sft.experiments.profiles import GSM8K_HUB_NAME, PROFILE_NAMES, get_profile, with_model
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ def test_tiny_has_the_settings_of_the_lessons() -> None:
 
 def test_settings_of_every_profile_make_a_configuration() -> None:
     from cs336_sft.prompts import get_template
-    from cs336_sft.sft_config import SFTConfig
+    from cs336_sft.training.config import SFTConfig
 
     for name in PROFILE_NAMES:
         profile = get_profile(name)
@@ -122,7 +122,7 @@ def test_a_missing_file_is_not_taken_for_a_hub_name(tmp_path) -> None:
 
 
 def test_the_hub_is_asked_where_nothing_else_is_named(monkeypatch) -> None:
-    from cs336_sft import gsm8k
+    from cs336_sft.data import gsm8k
 
     asked = []
     monkeypatch.delenv("CS336_GSM8K", raising=False)

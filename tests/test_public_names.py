@@ -18,6 +18,6 @@ def test_no_public_name_is_also_a_module() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    code = f"from cs336_sft import {', '.join(cs336_sft.__all__)}\nprint(type(expert_iteration).__name__)"
+    code = f"from cs336_sft import {', '.join(cs336_sft.__all__)}\nprint(type(run_expert_iteration).__name__)"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT.parent, timeout=120)
     assert process.stdout.strip() == "function", process.stderr

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from cs336_sft.recorded import find_recorded, open_recorded
-from cs336_sft.sweep_grid import Grid, read_grid
-from cs336_sft.sweep_record import FORMAT, read_record, recorded_losses
+from cs336_sft.experiments.grid import Grid, read_grid
+from cs336_sft.experiments.record import FORMAT, read_record, recorded_losses
+from cs336_sft.lessons.recorded import find_recorded, open_recorded
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "recorded"

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from cs336_sft.errors import CourseError, RunDirectoryError
+from cs336_sft.expert_iteration.rollouts import rollout_key, sample_rollouts
+from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.records import Generation
-from cs336_sft.rollouts import rollout_key, sample_rollouts
-from cs336_sft.sampling import SamplingConfig
 
 SAMPLING = SamplingConfig(max_new_tokens=8, temperature=1.0, n=2, seed=1)
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cs336_sft import run_directory
 from cs336_sft.errors import RunDirectoryError
-from cs336_sft.run_directory import RunDirectory
-from cs336_sft.run_files import JsonLines, plain, read_json, write_csv, write_json
+from cs336_sft.training import run_directory
+from cs336_sft.training.run_directory import RunDirectory
+from cs336_sft.utils.files import JsonLines, plain, read_json, write_csv, write_json
 
 HOLD_LOCK = """
 import sys, time
@@ -33,7 +33,7 @@ def test_a_second_run_on_the_same_directory_is_refused(tmp_path):
 
 
 def test_the_lock_of_a_live_process_holds_and_that_of_a_killed_one_does_not(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(Path(run_directory.__file__).parents[1])}
+    environment = os.environ | {"PYTHONPATH": str(Path(run_directory.__file__).parents[2])}
     command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     try:

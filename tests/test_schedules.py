@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cs336_sft.schedules import checkpoint_steps, evaluation_steps, lr_factor, total_steps, warmup_steps
+from cs336_sft.training.schedules import checkpoint_steps, evaluation_steps, lr_factor, total_steps, warmup_steps
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

@@ -8,9 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cs336_sft.prompts import get_template
-from cs336_sft.records import Generation, Graded, Problem
-from cs336_sft.selection import (
+from cs336_sft.expert_iteration.selection import (
     answer_length,
     flip_verdicts,
     lenient_verdicts,
@@ -18,6 +16,8 @@ from cs336_sft.selection import (
     select_samples,
     training_example,
 )
+from cs336_sft.prompts import get_template
+from cs336_sft.records import Generation, Graded, Problem
 
 
 def sample(question: str, number: int, text: str, reward: float = 1.0, lenient: float = 1.0, **values) -> Graded:

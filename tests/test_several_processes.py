@@ -21,20 +21,22 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from conftest import make_random_model
 from safetensors.torch import load_file
 
-from cs336_sft import processes, sharding, training
-from cs336_sft.ei_result import load_expert_iteration
+from cs336_sft.data.gsm8k import write_problems
 from cs336_sft.errors import ConfigError
-from cs336_sft.evaluation import read_generations
-from cs336_sft.gsm8k import write_problems
+from cs336_sft.evaluation.evaluate import read_generations
+from cs336_sft.expert_iteration.result import load_expert_iteration
+from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Generation
-from cs336_sft.run_files import JsonLines, read_json
-from cs336_sft.sampling import SamplingConfig
-from cs336_sft.sft_config import SFTConfig
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training_result import is_wall_clock, load_result
+from cs336_sft.training import fsdp as sharding
+from cs336_sft.training import loop as training
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.result import is_wall_clock, load_result
+from cs336_sft.utils import distributed as processes
+from cs336_sft.utils.files import JsonLines, read_json
 
-ROOT = Path(training.__file__).parents[1]
+ROOT = Path(training.__file__).parents[2]
 WORKER = Path(__file__).with_name("distributed_worker.py")
 CONFIG = SFTConfig(
     learning_rate=1e-3,

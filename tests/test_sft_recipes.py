@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cs336_sft.cli import build_parser
-from cs336_sft.sweep_grid import read_grid
+from cs336_sft.experiments.grid import read_grid
 from recipes.sft_cost import costs
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.models import embedded_model_path, load_model_and_tokenizer
+from cs336_sft.evaluation.validation_loss import reference_loss
+from cs336_sft.lessons.step_cost import measure_cost
+from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
 from cs336_sft.records import Example
-from cs336_sft.reference_loss import reference_loss
-from cs336_sft.step_cost import measure_cost
 
 EXAMPLES = [Example((5, 6, 7), tuple(range(8, 8 + n))) for n in (30, 50, 90, 120)]
 

@@ -10,16 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
-from cs336_sft.evaluation import evaluate
-from cs336_sft.grading import gsm8k_reward_fn
-from cs336_sft.grading.cut import cut_position
-from cs336_sft.hf_sampler import HFSampler
-from cs336_sft.prompts import get_template
-from cs336_sft.records import Example, Generation, Graded, Problem
-from cs336_sft.rescoring import rescore_at_first_answer, rescore_in_context, rescore_with_stop
-from cs336_sft.response_text import decode_response
-from cs336_sft.sampling import SamplingConfig
-from cs336_sft.stopping import (
+from cs336_sft.evaluation.evaluate import evaluate
+from cs336_sft.evaluation.rescoring import rescore_at_first_answer, rescore_in_context, rescore_with_stop
+from cs336_sft.evaluation.truncation import (
     GSM8K_ANSWER,
     AnswerSpan,
     count_endings,
@@ -28,7 +21,14 @@ from cs336_sft.stopping import (
     find_recorded_answer,
     tokens_until,
 )
-from cs336_sft.sweep_record import token_ends
+from cs336_sft.experiments.record import token_ends
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.response_text import decode_response
+from cs336_sft.generation.sampler import SamplingConfig
+from cs336_sft.grading import gsm8k_reward_fn
+from cs336_sft.grading.response_end import cut_position
+from cs336_sft.prompts import get_template
+from cs336_sft.records import Example, Generation, Graded, Problem
 
 TEXTS = [
     " 3*12 = <<3*12=36>>36\n#### 36",

@@ -16,10 +16,8 @@ from hypothesis import strategies as st
 
 from cs336_sft.cli import main
 from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.run_settings import ALIASES, RunSettings, canonical, make_settings, run_name, setting_names
-from cs336_sft.sweep import run_sweep
-from cs336_sft.sweep_grid import Grid, read_grid
-from cs336_sft.sweep_record import (
+from cs336_sft.experiments.grid import Grid, read_grid
+from cs336_sft.experiments.record import (
     generations_path,
     read_record,
     read_recorded,
@@ -30,7 +28,9 @@ from cs336_sft.sweep_record import (
     thin,
     write_record,
 )
-from cs336_sft.sweep_summary import mean_curves, plot_curves, plot_sweep, summarise, table_rows, varied_settings
+from cs336_sft.experiments.settings import ALIASES, RunSettings, canonical, make_settings, run_name, setting_names
+from cs336_sft.experiments.summary import mean_curves, plot_curves, plot_sweep, summarise, table_rows, varied_settings
+from cs336_sft.experiments.sweep import run_sweep
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -225,7 +225,7 @@ def test_runs_are_made_once_and_a_failure_stops_nothing(small_run, tmp_path) -> 
 
 
 def test_the_model_before_training_is_measured_once(small_run, tmp_path, monkeypatch) -> None:
-    from cs336_sft import sft_run
+    from cs336_sft.experiments import run as sft_run
 
     measured = []
     original = sft_run.Measure.__call__
@@ -262,7 +262,7 @@ def test_processes_give_the_numbers_of_one_process(small_run, tmp_path) -> None:
 
 
 def test_a_process_that_dies_costs_its_run_alone(small_run, tmp_path, monkeypatch) -> None:
-    from cs336_sft import sweep as module
+    from cs336_sft.experiments import sweep as module
 
     original = module._Worker.make
     killed = []
@@ -305,7 +305,7 @@ def test_the_best_weights_are_those_measured_on_test(small_run, tmp_path, monkey
     """The accuracy is made up: best at step 2 of 4, equal at step 3; the test sees the weights of step 2."""
     import torch
 
-    from cs336_sft import sft_run
+    from cs336_sft.experiments import run as sft_run
 
     scores, seen = iter([0.0, 0.1, 0.7, 0.7, 0.2, 0.5]), []
 
@@ -326,7 +326,7 @@ def test_the_best_weights_are_those_measured_on_test(small_run, tmp_path, monkey
 
 def test_a_finished_run_is_read_without_a_sampler(small_run, tmp_path, monkeypatch) -> None:
     """To start an engine takes a minute and a third of the card."""
-    from cs336_sft import sft_run
+    from cs336_sft.experiments import run as sft_run
 
     settings = make_settings(small_run | {"max_steps": 1})
     first = sft_run.run_sft(settings, tmp_path / "run")
@@ -370,7 +370,7 @@ def test_a_record_says_what_the_run_directories_say(recorded) -> None:
 
 
 def test_recorded_generations_can_be_cut_at_any_token(recorded) -> None:
-    from cs336_sft.evaluation import read_generations
+    from cs336_sft.evaluation.evaluate import read_generations
 
     grid, folder, path = recorded
     lines = recorded_generations(path)
@@ -423,7 +423,7 @@ def made_up_frame():
 
 
 def test_a_summary_averages_over_seeds_at_the_last_evaluation() -> None:
-    from cs336_sft.intervals import mean_interval
+    from cs336_sft.evaluation.intervals import mean_interval
 
     frame = made_up_frame()
     assert varied_settings(frame) == ["learning_rate"]

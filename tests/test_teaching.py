@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.prompts import get_template
-from cs336_sft.records import Example
-from cs336_sft.teaching import (
+from cs336_sft.lessons.token_views import (
     Rendering,
     TokenView,
     check_claim,
@@ -25,6 +23,8 @@ from cs336_sft.teaching import (
     tokens_html,
     view_batch,
 )
+from cs336_sft.prompts import get_template
+from cs336_sft.records import Example
 from cs336_sft.tokenization import collate, make_examples
 
 HOSTILE = "<script>alert('x')</script> & \"quotes\" $1$ #### 5"

@@ -15,23 +15,23 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from cs336_sft import training
-from cs336_sft.batching import epoch_batches
-from cs336_sft.checkpoints import fingerprint_weights, newest_checkpoint
+from cs336_sft.data.batching import epoch_batches
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError, RunDirectoryError
 from cs336_sft.logprobs import get_response_log_probs
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Example
-from cs336_sft.run_files import JsonLines, read_json
-from cs336_sft.sft_config import SFTConfig
-from cs336_sft.sft_step import NonFiniteLossError, SFTStep, response_loss
 from cs336_sft.tokenization import collate, make_examples
-from cs336_sft.training import load_result, train_sft, without_wall_clock
-from cs336_sft.training_setup import compiled_layers
+from cs336_sft.training import loop as training
+from cs336_sft.training.checkpoints import fingerprint_weights, newest_checkpoint
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.loop import load_result, train_sft, without_wall_clock
+from cs336_sft.training.setup import compiled_layers
+from cs336_sft.training.step import NonFiniteLossError, SFTStep, response_loss
+from cs336_sft.utils.files import JsonLines, read_json
 
 # For child processes: this package, wherever the tests are started.
 ENVIRONMENT = os.environ | {
-    "PYTHONPATH": os.pathsep.join([str(Path(training.__file__).parents[1]), str(Path(__file__).parent)])
+    "PYTHONPATH": os.pathsep.join([str(Path(training.__file__).parents[2]), str(Path(__file__).parent)])
 }
 QUIET = SFTConfig(learning_rate=1e-3, max_steps=7, batch_size=4, checkpoint_every=3, eval_every=2, progress=False)
 
@@ -426,7 +426,7 @@ def test_no_examples(random_model, tokenizer, tmp_path):
 
 
 def test_a_tracker_whose_package_is_missing_is_an_error(random_model, tokenizer, examples, tmp_path, monkeypatch):
-    monkeypatch.setattr("cs336_sft.training_checks.find_spec", lambda name: None)
+    monkeypatch.setattr("cs336_sft.training.checks.find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"'wandb', which is not installed.*pip install 'cs336-sft\[wandb\]'"):
         train_sft(random_model, tokenizer, examples, replace(QUIET, trackers=("wandb",)), tmp_path)
 

@@ -11,8 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cs336_sft import processes, samplers, vllm_runtime
-from cs336_sft.engine_parity import Parity, check, compare
 from cs336_sft.errors import (
     ConfigError,
     ContextLengthError,
@@ -22,15 +20,19 @@ from cs336_sft.errors import (
     EngineMismatchError,
     StaleEngineError,
 )
-from cs336_sft.evaluation import evaluate, read_generations
+from cs336_sft.evaluation.evaluate import evaluate, read_generations
+from cs336_sft.generation import make_sampler as samplers
+from cs336_sft.generation.sampler import Sampler, SamplingConfig
+from cs336_sft.generation.seeded_noise import row_key
+from cs336_sft.generation.vllm_backend import runtime as vllm_runtime
+from cs336_sft.generation.vllm_backend.config import VLLMConfig
+from cs336_sft.generation.vllm_backend.engine import engine_settings, run_all, start_engine
+from cs336_sft.generation.vllm_backend.parity import Parity, check, compare
+from cs336_sft.generation.vllm_backend.runtime import environment, placement
+from cs336_sft.generation.vllm_backend.sampler import VLLMSampler, check_engine_context
 from cs336_sft.grading import gsm8k_reward_fn
-from cs336_sft.keyed_noise import row_key
 from cs336_sft.prompts import get_template
-from cs336_sft.sampling import Sampler, SamplingConfig
-from cs336_sft.vllm_config import VLLMConfig
-from cs336_sft.vllm_engine import engine_settings, run_all, start_engine
-from cs336_sft.vllm_runtime import environment, placement
-from cs336_sft.vllm_sampler import VLLMSampler, check_engine_context
+from cs336_sft.utils import distributed as processes
 
 
 class FakeEngine:

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cs336_sft.generate_hooks import ChooseToken
-from cs336_sft.keyed_noise import gumbel, keyed_bits
-from cs336_sft.sampling import SamplingConfig
-from cs336_sft.vllm_processor import KeyedSampling
-from cs336_sft.vllm_sampling import EXTRA_ARGUMENT, SampleRule, choose_scores
+from cs336_sft.generation.hf_hooks import ChooseToken
+from cs336_sft.generation.sampler import SamplingConfig
+from cs336_sft.generation.seeded_noise import gumbel, keyed_bits
+from cs336_sft.generation.vllm_backend.logits_processor import KeyedSampling
+from cs336_sft.generation.vllm_backend.sampling_rule import EXTRA_ARGUMENT, SampleRule, choose_scores
 
 EOS = 2
 VOCABULARY = 50
@@ -126,7 +126,7 @@ def test_large_batches_go_in_pieces_with_the_same_result(monkeypatch) -> None:
     processor.update_state(update(new=[added(i, r, []) for i, r in enumerate(rules)]))
     logits = torch.randn(7, VOCABULARY)
     whole = choices(processor, logits)
-    monkeypatch.setattr("cs336_sft.vllm_processor._CHUNK_ELEMENTS", 2 * VOCABULARY)
+    monkeypatch.setattr("cs336_sft.generation.vllm_backend.logits_processor._CHUNK_ELEMENTS", 2 * VOCABULARY)
     assert choices(processor, logits) == whole == [alone(r, logits[i], 0) for i, r in enumerate(rules)]
 
 

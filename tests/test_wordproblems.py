@@ -12,9 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cs336_sft.annotations import check_annotations, evaluate_expression
-from cs336_sft.errors import ConfigError
-from cs336_sft.wordproblems import (
+from cs336_sft.data.calculator_annotations import check_annotations, evaluate_expression
+from cs336_sft.data.word_problems import (
     HELDOUT_TEMPLATE_NAMES,
     SPLITS,
     TEMPLATE_NAMES,
@@ -25,7 +24,8 @@ from cs336_sft.wordproblems import (
     operation_graph,
     split_of,
 )
-from cs336_sft.wordproblems.draft import Draft, Redraw
+from cs336_sft.data.word_problems.draft import Draft, Redraw
+from cs336_sft.errors import ConfigError
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 # What a question says in words; 4 tests are "three tests and the last", 2 stands in the perimeter, 100 in a percent.

@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import torch  # noqa: E402
 from fault_scenarios import CONFIG, SCENARIOS, Setup  # noqa: E402
 
-from cs336_sft.models import embedded_model_path, load_model_and_tokenizer  # noqa: E402
+from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer  # noqa: E402
 from cs336_sft.prompts import get_template  # noqa: E402
 from cs336_sft.records import Problem  # noqa: E402
 from cs336_sft.tokenization import make_examples  # noqa: E402

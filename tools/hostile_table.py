@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from cs336_sft.exercises.checker import check_file  # noqa: E402
 from cs336_sft.exercises.report import Report  # noqa: E402
-from cs336_sft.exercises.runner import Server  # noqa: E402
+from cs336_sft.exercises.sandbox.runner import Server  # noqa: E402
 
 PAGE = ROOT / "docs" / "HOSTILE_FILES.md"
 INTRODUCTION = """# Hostile files: none is passed

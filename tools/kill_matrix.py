@@ -16,7 +16,7 @@ sys.path.insert(0, str(ROOT))
 
 from cs336_sft.exercises.checker import check_file  # noqa: E402
 from cs336_sft.exercises.registry import EXERCISES, Exercise  # noqa: E402
-from cs336_sft.exercises.runner import Server  # noqa: E402
+from cs336_sft.exercises.sandbox.runner import Server  # noqa: E402
 
 MISTAKES = ROOT / "tests" / "mistakes"
 PAGE = ROOT / "docs" / "KILL_MATRIX.md"

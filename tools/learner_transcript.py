@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from cs336_sft.exercises.locate import stub_text  # noqa: E402
+from cs336_sft.exercises.files import stub_text  # noqa: E402
 from cs336_sft.exercises.registry import find_exercise  # noqa: E402
 
 PAGE = ROOT / "docs" / "LEARNER_TRANSCRIPT.md"

@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from cs336_sft.exercises.checker import check_file  # noqa: E402
 from cs336_sft.exercises.registry import EXERCISES, Exercise  # noqa: E402
-from cs336_sft.exercises.runner import Limits, Server  # noqa: E402
+from cs336_sft.exercises.sandbox.runner import Limits, Server  # noqa: E402
 
 PAGE = ROOT / "docs" / "MUTATION.md"
 REASONS = ROOT / "tests" / "data" / "surviving_mutants.json"

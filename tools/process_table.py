@@ -19,13 +19,13 @@ import torch  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
 from test_several_processes import CONFIG, kept, launch, run_in  # noqa: E402
 
-from cs336_sft.evaluation import read_generations  # noqa: E402
-from cs336_sft.gsm8k import write_problems  # noqa: E402
-from cs336_sft.models import embedded_model_path, load_model_and_tokenizer  # noqa: E402
-from cs336_sft.profiles import get_profile  # noqa: E402
+from cs336_sft.data.gsm8k import write_problems  # noqa: E402
+from cs336_sft.evaluation.evaluate import read_generations  # noqa: E402
+from cs336_sft.experiments.profiles import get_profile  # noqa: E402
+from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer  # noqa: E402
 from cs336_sft.prompts import get_template  # noqa: E402
 from cs336_sft.tokenization import make_examples  # noqa: E402
-from cs336_sft.training_result import load_result  # noqa: E402
+from cs336_sft.training.result import load_result  # noqa: E402
 
 PAGE = ROOT / "docs" / "SEVERAL_PROCESSES.md"
 EI = "--rounds 2 --questions 8 --rollouts 4 --eval-size 8 --sft-size 16 --limit 100 --judge lenient --add-format"

@@ -162,7 +162,7 @@ def record_times(rows: list[tuple[str, float, str]], everything: bool) -> None:
     """
     from dataclasses import asdict
 
-    from cs336_sft.doctor import calibrate
+    from cs336_sft.experiments.doctor import calibrate
 
     speed = asdict(calibrate())
     stored = {"speed": speed, "seconds": {}} if everything else json.loads(TIMES.read_text(encoding="utf-8"))

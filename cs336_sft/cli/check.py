@@ -17,7 +17,7 @@ from cs336_sft.errors import ConfigError
 
 if TYPE_CHECKING:
     from cs336_sft.exercises.report import Report
-    from cs336_sft.exercises.runner import Limits
+    from cs336_sft.exercises.sandbox.runner import Limits
 
 FAILED = 1
 
@@ -45,7 +45,7 @@ def add_limits(parser: argparse.ArgumentParser) -> None:
 
 
 def limits_of(args: argparse.Namespace) -> Limits:
-    from cs336_sft.exercises.runner import MIB, Limits
+    from cs336_sft.exercises.sandbox.runner import MIB, Limits
 
     return Limits(seconds=args.seconds, memory=args.memory * MIB)
 
@@ -60,12 +60,12 @@ def run(args: argparse.Namespace) -> int:
 
         reports = check_all(limits=limits_of(args))
     else:
-        from cs336_sft.exercises.locate import learner_file
+        from cs336_sft.exercises.files import learner_file
 
         exercise = find_exercise(args.exercise)
         path = learner_file(exercise, args.file)
         from cs336_sft.exercises.checker import check_file
-        from cs336_sft.exercises.runner import Server
+        from cs336_sft.exercises.sandbox.runner import Server
 
         with Server(limits_of(args)) as server:
             reports = [check_file(exercise, path, server)]

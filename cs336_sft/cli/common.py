@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.profiles import PROFILE_NAMES, Profile, get_profile, with_model
+from cs336_sft.experiments.profiles import PROFILE_NAMES, Profile, get_profile, with_model
 from cs336_sft.prompts import TEMPLATE_NAMES
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def chosen_profile(args: argparse.Namespace) -> Profile:
 
 def load(profile: Profile, *, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The profile's model and tokenizer, with the loaders' progress bars and notices off."""
-    from cs336_sft.models import load_model_and_tokenizer
+    from cs336_sft.model.loading import load_model_and_tokenizer
 
     quiet_libraries()
     return load_model_and_tokenizer(profile.model_source(), device=device)

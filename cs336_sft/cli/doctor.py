@@ -15,7 +15,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cs336_sft.doctor import examine
+    from cs336_sft.experiments.doctor import examine
 
     common.quiet_libraries()
     if not args.no_calibration:

@@ -17,9 +17,9 @@ from cs336_sft.cli import common, sampler_options
 from cs336_sft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cs336_sft.ei_config import ExpertIterationConfig
-    from cs336_sft.ei_result import ExpertIterationResult
-    from cs336_sft.profiles import Profile
+    from cs336_sft.experiments.profiles import Profile
+    from cs336_sft.expert_iteration.config import ExpertIterationConfig
+    from cs336_sft.expert_iteration.result import ExpertIterationResult
 
 CONTROLS = ("random", "finished", "human", "one-per-question")
 
@@ -88,8 +88,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def ei_config(args: argparse.Namespace, profile: Profile, *, gpu: bool) -> ExpertIterationConfig:
     """The settings of the run: the profile's, with what the command line says."""
-    from cs336_sft.ei_config import ExpertIterationConfig
-    from cs336_sft.sft_config import SFTConfig
+    from cs336_sft.expert_iteration.config import ExpertIterationConfig
+    from cs336_sft.training.config import SFTConfig
 
     batch_size = args.batch_size or profile.batch_size
     counts = None
@@ -134,7 +134,7 @@ def samples_of(folder: Path, rounds: int) -> tuple[int, ...]:
     Raises:
         ConfigError: it has fewer finished rounds.
     """
-    from cs336_sft.ei_result import load_expert_iteration
+    from cs336_sft.expert_iteration.result import load_expert_iteration
 
     counts = tuple(record["kept_n"] for record in load_expert_iteration(folder).rounds if record["round"] > 0)
     if len(counts) < rounds:
@@ -144,14 +144,14 @@ def samples_of(folder: Path, rounds: int) -> tuple[int, ...]:
 
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.cli.plot import FORMATS
-    from cs336_sft.ei_loop import expert_iteration
-    from cs336_sft.models import best_device
-    from cs336_sft.processes import is_main, own_device
+    from cs336_sft.experiments.run import overlap
+    from cs336_sft.expert_iteration.loop import run_expert_iteration
+    from cs336_sft.generation.make_sampler import make_sampler
+    from cs336_sft.model.loading import best_device
     from cs336_sft.prompts import get_template
-    from cs336_sft.samplers import make_sampler
-    from cs336_sft.sft_run import overlap
     from cs336_sft.tokenization import make_examples
-    from cs336_sft.training import train_sft
+    from cs336_sft.training.loop import train_sft
+    from cs336_sft.utils.distributed import is_main, own_device
 
     profile = common.chosen_profile(args)
     template = get_template(args.template or profile.template)
@@ -194,7 +194,7 @@ def run(args: argparse.Namespace) -> int:
             )
             if train_sft(model, tokenizer, examples, start, run_dir / "start").interrupted:
                 return 130
-        result = expert_iteration(
+        result = run_expert_iteration(
             model,
             tokenizer,
             pool,
@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> int:
     if not is_main():  # of several processes one speaks
         return 0
     if plot is not None and result.rounds:
-        from cs336_sft.ei_plots import plot_rounds
+        from cs336_sft.experiments.ei_plots import plot_rounds
 
         plot.parent.mkdir(parents=True, exist_ok=True)
         plot_rounds({run_dir.name: [result.rounds]}).savefig(plot, dpi=150, bbox_inches="tight")

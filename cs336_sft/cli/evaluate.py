@@ -35,12 +35,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cs336_sft.evaluation import evaluate
+    from cs336_sft.evaluation.evaluate import evaluate
+    from cs336_sft.generation.make_sampler import make_sampler
+    from cs336_sft.generation.sampler import SamplingConfig
     from cs336_sft.grading import get_reward_fn
-    from cs336_sft.models import best_device, load_tokenizer
+    from cs336_sft.model.loading import best_device, load_tokenizer
     from cs336_sft.prompts import get_template
-    from cs336_sft.samplers import make_sampler
-    from cs336_sft.sampling import SamplingConfig
 
     profile = common.chosen_profile(args)
     template = get_template(args.template or profile.template)

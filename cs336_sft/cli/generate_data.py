@@ -21,8 +21,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cs336_sft.gsm8k import write_problems
-    from cs336_sft.wordproblems import generate_problems
+    from cs336_sft.data.gsm8k import write_problems
+    from cs336_sft.data.word_problems import generate_problems
 
     out = common.output_file(args.out)
     write_problems(out, generate_problems(args.n, split=args.split, seed=args.seed))

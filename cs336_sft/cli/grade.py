@@ -127,7 +127,7 @@ def _text(value: object) -> str | None:
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    from cs336_sft.intervals import wilson_interval
+    from cs336_sft.evaluation.intervals import wilson_interval
 
     summary: dict[str, Any] = {"n": len(rows)}
     for name, key in (("accuracy", "reward"), ("format_accuracy", "format_reward"), ("accuracy_lenient", "lenient")):

@@ -32,7 +32,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cs336_sft.lengths import file_length_percentiles
+    from cs336_sft.data.token_lengths import file_length_percentiles
     from cs336_sft.prompts import get_template
 
     tokenizer = named_tokenizer(args.tokenizer)
@@ -55,8 +55,8 @@ def named_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises:
         ConfigError: it was not fetched yet, or there is no such folder or hub name.
     """
-    from cs336_sft.fetch import fetched_folder
-    from cs336_sft.models import embedded_model_path, load_tokenizer
+    from cs336_sft.data.download import fetched_folder
+    from cs336_sft.model.loading import embedded_model_path, load_tokenizer
 
     common.quiet_libraries()
     if name == "tiny":

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from cs336_sft.cli import common
 from cs336_sft.errors import ConfigError
-from cs336_sft.memory import ADAPTERS, METHODS, PRECISIONS, StepSetup, estimate_memory, format_bytes
+from cs336_sft.model.memory_estimate import ADAPTERS, METHODS, PRECISIONS, StepSetup, estimate_memory, format_bytes
 
 if TYPE_CHECKING:
-    from cs336_sft.profiles import Profile
+    from cs336_sft.experiments.profiles import Profile
 
 _PARAMETERS_TO_MEASURE = 200e6  # on a CPU; above this a step takes minutes and many GB
 
@@ -49,8 +49,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cs336_sft.batch_finder import Trial, report, search_batch
-    from cs336_sft.model_shape import shape_of
+    from cs336_sft.model.batch_size import Trial, report, search_batch
+    from cs336_sft.model.shape import shape_of
 
     profile = common.chosen_profile(args)
     if args.batch and args.budget:
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> None:
 
         search = search_batch(fits, budget, largest=4096)
         if args.measure:
-            from cs336_sft.batch_finder import find_batch_size
+            from cs336_sft.model.batch_size import find_batch_size
 
             search = find_batch_size(lambda: _random_model(shape, setup), setup, budget)
         result["search"] = asdict(search)
@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> None:
     estimate = estimate_memory(shape, setup)
     result = estimate.as_dict() | {"parameters": shape.parameters} | result
     if args.measure:
-        from cs336_sft.memory_measurement import measure_memory
+        from cs336_sft.model.memory_measurement import measure_memory
 
         measurement = measure_memory(_random_model(shape, setup), setup)
         result["measurement"] = measurement.as_dict()
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _device(args: argparse.Namespace, profile: Profile) -> Literal["cuda", "cpu"]:
     if args.measure:
-        from cs336_sft.models import best_device
+        from cs336_sft.model.loading import best_device
 
         here = best_device()
         if args.device not in (None, here):
@@ -115,7 +115,7 @@ def _device(args: argparse.Namespace, profile: Profile) -> Literal["cuda", "cpu"
 
 
 def _random_model(shape: Any, setup: StepSetup) -> Any:
-    from cs336_sft.memory_measurement import build_model
+    from cs336_sft.model.memory_measurement import build_model
 
     if setup.device == "cpu" and shape.parameters > _PARAMETERS_TO_MEASURE:
         raise ConfigError(

@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> None:
     import torch
 
-    from cs336_sft.adapters import merge_adapter
+    from cs336_sft.model.lora import merge_adapter
 
     common.quiet_libraries()
     folder = merge_adapter(args.adapter, args.out, dtype=getattr(torch, args.dtype))

@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    from cs336_sft.plots import plot_evaluations
+    from cs336_sft.experiments.plots import plot_evaluations
 
     out = common.output_file(args.out)
     if out.suffix.lower() not in FORMATS:
@@ -50,7 +50,7 @@ def read_evaluations(folder: Path) -> list[dict]:
     Raises:
         CourseError: not a run directory, or one without an evaluation.
     """
-    from cs336_sft.training_result import load_result
+    from cs336_sft.training.result import load_result
 
     remedy = "give a directory that `cs336-sft sft --out` made"
     if not folder.exists():

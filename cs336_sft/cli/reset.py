@@ -20,7 +20,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cs336_sft.exercises.locate import displayed, learner_file, write_stub
+    from cs336_sft.exercises.files import displayed, learner_file, write_stub
     from cs336_sft.exercises.registry import find_exercise
 
     exercise = find_exercise(args.exercise)

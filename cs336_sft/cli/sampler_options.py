@@ -7,7 +7,7 @@ from typing import Any
 
 from cs336_sft.cli import common
 from cs336_sft.errors import ConfigError
-from cs336_sft.vllm_config import VLLMConfig
+from cs336_sft.generation.vllm_backend.config import VLLMConfig
 
 _GIB = 2**30
 
@@ -49,7 +49,7 @@ def vllm_config(args: argparse.Namespace, limit: int) -> VLLMConfig | None:
         if given:
             raise ConfigError(f"{next(iter(given))} is a setting of vLLM", "add --sampler vllm, or leave it out")
         return None
-    from cs336_sft.vllm_runtime import import_vllm
+    from cs336_sft.generation.vllm_backend.runtime import import_vllm
 
     config = VLLMConfig(**{"gpu_memory_utilization": args.default_gpu_memory_utilization} | given)
     if config.max_model_len is not None and limit >= config.max_model_len:

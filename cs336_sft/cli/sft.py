@@ -15,8 +15,8 @@ from cs336_sft.cli import common, sampler_options
 from cs336_sft.errors import ConfigError
 
 if TYPE_CHECKING:
-    from cs336_sft.run_settings import RunSettings
-    from cs336_sft.sft_run import RunData, RunOutcome
+    from cs336_sft.experiments.run import RunData, RunOutcome
+    from cs336_sft.experiments.settings import RunSettings
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -113,7 +113,7 @@ def adapter_settings(text: str) -> dict[str, Any]:
 
 def run_settings(args: argparse.Namespace) -> RunSettings:
     """The settings of the run: the profile's, with what the command line says otherwise."""
-    from cs336_sft.run_settings import make_settings
+    from cs336_sft.experiments.settings import make_settings
 
     profile = common.chosen_profile(args)
     flat: dict[str, Any] = {
@@ -155,8 +155,8 @@ def run_settings(args: argparse.Namespace) -> RunSettings:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cs336_sft.processes import is_main
-    from cs336_sft.sft_run import run_sft
+    from cs336_sft.experiments.run import run_sft
+    from cs336_sft.utils.distributed import is_main
 
     run_dir = Path(args.out)
     if run_dir.is_file():
@@ -172,8 +172,8 @@ def run(args: argparse.Namespace) -> int:
 
 def warn_of_overlap(data: RunData) -> None:
     """Say on stderr how many evaluation problems the model is trained on."""
-    from cs336_sft.processes import is_main
-    from cs336_sft.sft_run import overlap
+    from cs336_sft.experiments.run import overlap
+    from cs336_sft.utils.distributed import is_main
 
     if not is_main():
         return

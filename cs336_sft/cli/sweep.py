@@ -14,8 +14,8 @@ from cs336_sft.cli import common
 from cs336_sft.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
-    from cs336_sft.sweep import RunStatus, SweepResult
-    from cs336_sft.sweep_grid import Grid
+    from cs336_sft.experiments.grid import Grid
+    from cs336_sft.experiments.sweep import RunStatus, SweepResult
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -69,7 +69,7 @@ def seed_list(text: str) -> tuple[int, ...]:
 
 def chosen_grid(args: argparse.Namespace) -> Grid:
     """The grid of the file and the command line; what the command line says stands over the file."""
-    from cs336_sft.sweep_grid import Grid, parse_axis, parse_setting, read_grid
+    from cs336_sft.experiments.grid import Grid, parse_axis, parse_setting, read_grid
 
     settings: dict[str, Any] = {}
     for name in ("profile", "model", "template", "data"):
@@ -92,8 +92,8 @@ def chosen_grid(args: argparse.Namespace) -> Grid:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cs336_sft.sft_run import is_complete
-    from cs336_sft.sweep import run_sweep
+    from cs336_sft.experiments.run import is_complete
+    from cs336_sft.experiments.sweep import run_sweep
 
     record = common.output_file(args.record)
     grid, out = chosen_grid(args), Path(args.out)
@@ -135,8 +135,15 @@ def say(status: RunStatus, done: int, total: int) -> None:
 
 def finish(args: argparse.Namespace, grid: Grid, result: SweepResult, record: Path | None) -> None:
     """Table, figures and record of the runs that are finished."""
-    from cs336_sft.sweep_record import sweep_frame, write_record
-    from cs336_sft.sweep_summary import SUMMARY_METRICS, plot_curves, plot_sweep, summarise, table_rows, varied_settings
+    from cs336_sft.experiments.record import sweep_frame, write_record
+    from cs336_sft.experiments.summary import (
+        SUMMARY_METRICS,
+        plot_curves,
+        plot_sweep,
+        summarise,
+        table_rows,
+        varied_settings,
+    )
 
     states = {
         state: len(result.with_status(state)) for state in ("finished", "skipped", "failed", "interrupted", "left")

@@ -23,7 +23,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> None:
     from cs336_sft.errors import ConfigError
-    from cs336_sft.exercises.locate import learner_file
+    from cs336_sft.exercises.files import learner_file
     from cs336_sft.exercises.registry import EXERCISES, find_exercise
 
     if args.file and not args.exercise:
@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> None:
     exercises = [find_exercise(args.exercise)] if args.exercise else list(EXERCISES)
     exercise_of = {learner_file(exercise, args.file): exercise for exercise in exercises}
     from cs336_sft.exercises.checker import check_file
-    from cs336_sft.exercises.runner import Server
+    from cs336_sft.exercises.sandbox.runner import Server
 
     with Server(limits_of(args)) as server:
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from cs336_sft.exercises.compare import crash_failure
-from cs336_sft.exercises.locate import displayed, learner_file, untouched
+from cs336_sft.exercises.files import displayed, learner_file, untouched
 from cs336_sft.exercises.registry import EXERCISES, Exercise, exercises_of_function, find_exercise
 from cs336_sft.exercises.report import Failure, Report, line
-from cs336_sft.exercises.runner import Limits, Server, Stopped
+from cs336_sft.exercises.sandbox.runner import Limits, Server, Stopped
 
 # What PyTorch imports on its first backward and its first optimizer: once a server instead of once a file.
 _BACKWARD = ("torch.fx.experimental.symbolic_shapes",)
@@ -88,7 +88,7 @@ def check(
     cs336_sft.errors.ConfigError: no exercise is called 'ex99'. Remedy: did you mean ex09.
     """
     if callable(what):
-        from cs336_sft.exercises.from_notebook import check_function
+        from cs336_sft.exercises.notebook import check_function
 
         return check_function(what, _exercise_of(what, exercise))
     asked = find_exercise(what)

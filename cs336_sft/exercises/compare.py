@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from cs336_sft.exercises.perform import Case, Crash, Observation
 from cs336_sft.exercises.report import Failure, Line, line
-from cs336_sft.exercises.runner import Session, observe_here
+from cs336_sft.exercises.sandbox.perform import Case, Crash, Observation
+from cs336_sft.exercises.sandbox.runner import Session, observe_here
 
 View = Callable[[Case, Observation], Any]
 

@@ -4,10 +4,12 @@
 ``rewards`` (equality with the ``truth``). Standard library only; ``math_mode`` is the door to math-verify.
 """
 
-from cs336_sft.grading.cut import READ_LIMIT, cut_position
+from cs336_sft.grading.answer_span import STYLES, Style, find_span
+from cs336_sft.grading.ground_truth import GroundTruth, read_truth
 from cs336_sft.grading.lenient import lenient_reward_fn, read_leniently
-from cs336_sft.grading.math_mode import MathVerdict, MathVerifier
+from cs336_sft.grading.math_verify import MathVerdict, MathVerifier
 from cs336_sft.grading.number import NumberReading, read_number
+from cs336_sft.grading.response_end import READ_LIMIT, cut_position
 from cs336_sft.grading.rewards import (
     Reading,
     detect_style,
@@ -18,8 +20,6 @@ from cs336_sft.grading.rewards import (
     r1_zero_reward_fn,
     read_answer,
 )
-from cs336_sft.grading.structure import STYLES, Style, find_span
-from cs336_sft.grading.truth import GroundTruth, read_truth
 
 __all__ = [
     "READ_LIMIT",

@@ -16,10 +16,10 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from cs336_sft.grading.cut import cut_position
+from cs336_sft.grading.answer_span import find_span
+from cs336_sft.grading.ground_truth import GroundTruth, read_truth
 from cs336_sft.grading.number import read_number
-from cs336_sft.grading.structure import find_span
-from cs336_sft.grading.truth import GroundTruth, read_truth
+from cs336_sft.grading.response_end import cut_position
 
 _STATEMENT = re.compile(r"\banswer(?:\s+is|\s+would be|\s*[:=])[:\s]{0,4}([^\n]{0,300})", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z*\\#(\"'])|[\n\r]+")

@@ -28,8 +28,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from cs336_sft.grading.beside import check_beside, take_sign
-from cs336_sft.grading.clean import undress
+from cs336_sft.grading.context import check_beside, take_sign
+from cs336_sft.grading.normalize import undress
 from cs336_sft.grading.quantity import RUN, Refusal, decimal_value, find_quantity
 
 SPAN_LIMIT = 1_000

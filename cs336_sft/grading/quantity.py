@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from cs336_sft.grading.words import MULTIPLIERS
+from cs336_sft.grading.vocabulary import MULTIPLIERS
 
 DIGIT_LIMIT = 300
 

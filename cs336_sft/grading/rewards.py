@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.grading.cut import cut_position, limited, may_need_cut
-from cs336_sft.grading.math_mode import MathVerifier
+from cs336_sft.grading.answer_span import STYLES, Style, find_span, plain_hash_value
+from cs336_sft.grading.ground_truth import GroundTruth, read_truth
+from cs336_sft.grading.math_verify import MathVerifier
 from cs336_sft.grading.number import plain_value, read_number
-from cs336_sft.grading.structure import STYLES, Style, find_span, plain_hash_value
-from cs336_sft.grading.truth import GroundTruth, read_truth
+from cs336_sft.grading.response_end import cut_position, limited, may_need_cut
 
 RewardFn = Callable[..., dict[str, float]]
 _LITERAL = "</think> <answer>"

@@ -23,7 +23,7 @@ LENGTH = 512
 @pytest.fixture(scope="session")
 def base():
     """The shipped model's folder and its tokenizer."""
-    from cs336_sft.models import embedded_model_path, load_tokenizer
+    from cs336_sft.model.loading import embedded_model_path, load_tokenizer
 
     return embedded_model_path(), load_tokenizer(embedded_model_path())
 
@@ -31,8 +31,8 @@ def base():
 @pytest.fixture(scope="session")
 def engine_sampler(base):
     """The one engine of this process: a second one beside it would break both."""
-    from cs336_sft.vllm_config import VLLMConfig
-    from cs336_sft.vllm_sampler import VLLMSampler
+    from cs336_sft.generation.vllm_backend.config import VLLMConfig
+    from cs336_sft.generation.vllm_backend.sampler import VLLMSampler
 
     with VLLMSampler(*base, VLLMConfig(max_model_len=LENGTH, kv_cache_memory_bytes=2**27)) as sampler:
         yield sampler
@@ -41,7 +41,7 @@ def engine_sampler(base):
 @pytest.fixture
 def policy(base):
     """A fresh copy of the model, for a test to train."""
-    from cs336_sft.models import load_model_and_tokenizer
+    from cs336_sft.model.loading import load_model_and_tokenizer
 
     return load_model_and_tokenizer(base[0])[0]
 
@@ -55,8 +55,8 @@ def sampler(engine_sampler, policy):
 
 @pytest.fixture(scope="session")
 def prompts() -> list[str]:
+    from cs336_sft.data.word_problems import generate_problems
     from cs336_sft.prompts import get_template
-    from cs336_sft.wordproblems import generate_problems
 
     template = get_template("gsm8k")
     return [template.prompt(problem) for problem in generate_problems(64, split="validation")]

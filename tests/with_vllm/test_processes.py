@@ -13,15 +13,15 @@ import psutil
 import pytest
 import torch
 
+from cs336_sft.data.word_problems import generate_problems
 from cs336_sft.errors import CourseError, EngineDiedError, StaleEngineError
-from cs336_sft.evaluation import evaluate, read_generations
+from cs336_sft.evaluation.evaluate import evaluate, read_generations
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.sampler import SamplingConfig
+from cs336_sft.generation.vllm_backend.config import VLLMConfig
+from cs336_sft.generation.vllm_backend.sampler import VLLMSampler
 from cs336_sft.grading import gsm8k_reward_fn
-from cs336_sft.hf_sampler import HFSampler
 from cs336_sft.prompts import get_template
-from cs336_sft.sampling import SamplingConfig
-from cs336_sft.vllm_config import VLLMConfig
-from cs336_sft.vllm_sampler import VLLMSampler
-from cs336_sft.wordproblems import generate_problems
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,8 +8,8 @@ import random
 import pytest
 
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
-from cs336_sft.hf_sampler import HFSampler
-from cs336_sft.sampling import Sampler, SamplingConfig
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.sampler import Sampler, SamplingConfig
 
 SETTINGS = {
     "greedy": SamplingConfig(max_new_tokens=80),

@@ -8,14 +8,14 @@ import psutil
 import pytest
 import torch
 
-from cs336_sft import engine_parity
+from cs336_sft.data.word_problems import generate_problems
 from cs336_sft.errors import ConfigError, EngineMismatchError, StaleEngineError
-from cs336_sft.hf_sampler import HFSampler
-from cs336_sft.policy_weights import policy_tensors
+from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.generation.sampler import SamplingConfig
+from cs336_sft.generation.vllm_backend import parity as engine_parity
+from cs336_sft.generation.vllm_backend.weights import policy_tensors
 from cs336_sft.prompts import get_template
-from cs336_sft.sampling import SamplingConfig
 from cs336_sft.tokenization import collate, make_examples
-from cs336_sft.wordproblems import generate_problems
 
 GREEDY = SamplingConfig(max_new_tokens=60)
 
@@ -95,7 +95,7 @@ def test_parity_check_tells_other_weights(sampler, policy) -> None:
 
 def test_a_partial_or_foreign_set_of_tensors_is_refused(sampler, policy, monkeypatch) -> None:
     tensors = policy_tensors(policy)
-    monkeypatch.setattr("cs336_sft.vllm_sampler.policy_tensors", lambda model: tensors[:-1])
+    monkeypatch.setattr("cs336_sft.generation.vllm_backend.sampler.policy_tensors", lambda model: tensors[:-1])
     with pytest.raises(ConfigError, match="lacks model.norm.weight"):
         sampler.update_weights(policy)
     with pytest.raises(StaleEngineError, match="cut short"):

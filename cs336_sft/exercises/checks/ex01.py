@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from cs336_sft.data.token_lengths import PERCENTILES, LengthTable, length_percentiles, token_lengths
 from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.objects import TokenizerSpec
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
-from cs336_sft.lengths import PERCENTILES, LengthTable, length_percentiles, token_lengths
+from cs336_sft.exercises.sandbox.objects import TokenizerSpec
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Problem
 

@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cs336_sft.exercises.checks.tokens import (
-    PLAIN,
-    WITH_BOS,
-    batch_lines,
-    batch_view,
-    build,
-    encode_pairs,
-    right_mask,
-)
+from cs336_sft.exercises.checks.tokens import PLAIN, WITH_BOS, batch_lines, batch_view, build, encode_pairs, right_mask
 from cs336_sft.exercises.compare import Slip, compare
-from cs336_sft.exercises.perform import Case
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.tokenization import tokenize_prompt_and_output
 
 FUNCTION = "tokenize_prompt_and_output"

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.compare import Slip, compare, value_and_grads
-from cs336_sft.exercises.perform import Case
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.losses import masked_normalize
 
 _T = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.losses import sft_microbatch_train_step
 
 _LOG_PROBS = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])

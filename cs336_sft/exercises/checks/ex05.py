@@ -7,9 +7,9 @@ import math
 import torch
 
 from cs336_sft.exercises.compare import Slip, compare, value_and_grads
-from cs336_sft.exercises.perform import Case
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.logprobs import compute_entropy
 
 

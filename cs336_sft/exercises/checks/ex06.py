@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.objects import model_spec
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.objects import model_spec
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.logprobs import compute_entropy, get_response_log_probs
 
 

@@ -8,9 +8,9 @@ from fractions import Fraction
 from typing import Any
 
 from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.grading import gsm8k_reward_fn
 
 KEYS = ("format_reward", "answer_reward", "reward")

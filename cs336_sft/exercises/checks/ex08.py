@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-from cs336_sft import metrics as library
+from cs336_sft.evaluation import metrics as library
+from cs336_sft.evaluation.metrics import Metrics
 from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
-from cs336_sft.metrics import Metrics
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.records import Generation, Graded, Problem
 
 KEYS = ("accuracy", "format_accuracy", "trunc_rate", "avg_gen_len")

@@ -19,9 +19,9 @@ from cs336_sft.exercises.checks.tokens import (
     right_mask,
 )
 from cs336_sft.exercises.compare import Slip, compare
-from cs336_sft.exercises.perform import Case
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.tokenization import tokenize_prompt_and_output
 
 FUNCTION = "tokenize_prompt_and_output"

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.compare import Misshapen, Slip, compare, value_and_grads
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.losses import token_weighted_loss
 
 Pair = tuple[torch.Tensor, torch.Tensor]

@@ -9,9 +9,9 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.logprobs import compute_entropy
 
 KEYS = ("log_probs", "token_entropy")

@@ -7,9 +7,9 @@ from itertools import groupby
 from typing import Any
 
 from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure, Line, line
-from cs336_sft.exercises.runner import Session
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.records import Generation, Graded, Problem
 
 # (question, sample, text, format_reward, answer_reward, lenient)

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.compare import Misshapen, Slip, crash_failure, same, shown
-from cs336_sft.exercises.objects import model_spec
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Failure, Line, line
-from cs336_sft.exercises.runner import Session, observe_here
+from cs336_sft.exercises.sandbox.objects import model_spec
+from cs336_sft.exercises.sandbox.perform import Case, Observation
+from cs336_sft.exercises.sandbox.runner import Session, observe_here
 from cs336_sft.records import Example
 
 EOS = 0

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.compare import Misshapen, difference, same
-from cs336_sft.exercises.objects import TokenizerSpec
-from cs336_sft.exercises.perform import Case, Observation
 from cs336_sft.exercises.report import Line, line
+from cs336_sft.exercises.sandbox.objects import TokenizerSpec
+from cs336_sft.exercises.sandbox.perform import Case, Observation
 from cs336_sft.exercises.views import mask_lines
 
 WORDS = ("?", "2", "+", "3", "=", "5", "<pad>", "Q", ":", "A", "42", "4", "<eos>", "so", ".", "<bos>", "1")

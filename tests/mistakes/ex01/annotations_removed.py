@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from cs336_sft.lengths import LengthTable
+from cs336_sft.data.token_lengths import LengthTable
 
 
 def token_lengths(problems, template, tokenizer):

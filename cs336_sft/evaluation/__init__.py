@@ -1,0 +1,1 @@
+"""Generations graded, measured and compared."""

@@ -1,0 +1,1 @@
+"""Profiles, runs, sweeps and their records."""

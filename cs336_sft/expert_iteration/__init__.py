@@ -1,0 +1,1 @@
+"""Expert iteration: sample, grade, select, train, again."""

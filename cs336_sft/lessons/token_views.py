@@ -1,0 +1,363 @@
+"""Pictures for the notebooks: tokens with what the loss does to them, and model outputs side by side.
+
+Everything shown may come from a model, so HTML is escaped throughout, and each HTML view has a plain-text stand-in for
+readers (and diffs) that show no HTML. The figures are drawn with matplotlib, so that a stored notebook keeps them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import TYPE_CHECKING, Any, Literal
+
+from matplotlib.axes import Axes
+from matplotlib.patches import Patch, Rectangle
+
+from cs336_sft.errors import ConfigError, DataError
+from cs336_sft.experiments.plots import PALETTE, NotebookFigure
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+    from cs336_sft.records import Batch, Example
+
+Kind = Literal["prompt", "response", "padding"]
+
+_COLOURS: dict[str, str] = {"prompt": PALETTE[5], "response": PALETTE[4], "padding": "#9A9A9A"}
+_LINE = 118  # characters that fit into a line of a figure
+_VISIBLE = {" ": "·", "\n": "↵", "\t": "→", "\r": "←"}
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """One token of a padded sequence, and whether the loss counts it.
+
+    Attributes:
+        text: what it stands for, with blanks made visible.
+        kind: which part of the sequence it belongs to.
+        supervised: the loss counts it, as the label of the position before it.
+        value: a number to colour it by, such as its loss in nats; None where there is none.
+
+    >>> TokenView("·5", "response", supervised=False).wrong
+    True
+    """
+
+    text: str
+    kind: Kind
+    supervised: bool
+    value: float | None = None
+
+    @property
+    def wrong(self) -> bool:
+        """Whether the loss treats it otherwise than fine-tuning on responses should."""
+        return self.supervised != (self.kind == "response")
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """Something a notebook shows as HTML, and everything else as plain text.
+
+    >>> Rendering("<b>5</b>", "5")
+    5
+    """
+
+    html: str
+    text: str
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """What each id stands for: a blank as ``·``, a line end as ``↵``, end-of-text as ``<eos>``.
+
+    A piece of a character that several tokens make up together is shown as the replacement character.
+
+    >>> class Letters:
+    ...     eos_token_id = 0
+    ...     def decode(self, ids, **kwargs):
+    ...         return "".join(" \\nab"[i - 1] for i in ids)
+    >>> token_texts([3, 1, 4, 2, 0], Letters())
+    ['a', '·', 'b', '↵', '<eos>']
+    """
+    texts = []
+    for index in ids:
+        text = "<eos>" if index == tokenizer.eos_token_id else tokenizer.decode([int(index)])
+        texts.append("".join(_VISIBLE.get(c, c if c.isprintable() else "\ufffd") for c in text) or "∅")
+    return texts
+
+
+def view_batch(
+    batch: Batch,
+    examples: Sequence[Example],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    mask: torch.Tensor | None = None,
+    values: torch.Tensor | None = None,
+) -> list[tuple[TokenView, ...]]:
+    """The sequences of a batch, token by token, before the shift: ``T + 1`` tokens a row, padding included.
+
+    Args:
+        batch: ``collate(examples, ...)``, tensors of ``[B, T]``.
+        examples: what it was made of; they know where prompt and response end, whatever the masks say.
+        mask: ``[B, T]``, which labels the loss counts; ``batch.response_mask`` if left out.
+        values: ``[B, T]``, one number a label.
+
+    Returns:
+        One tuple a row. The first token of a row is no label: not supervised, and without a value.
+
+    Raises:
+        ConfigError: the shapes, or the numbers of rows, differ.
+
+    >>> import torch
+    >>> from cs336_sft.records import Example
+    >>> from cs336_sft.tokenization import collate
+    >>> class Letters:
+    ...     eos_token_id = 0
+    ...     def decode(self, ids, **kwargs):
+    ...         return "".join(chr(96 + i) for i in ids)
+    >>> examples = [Example((1, 2), (3, 0)), Example((1,), (0,))]
+    >>> for row in view_batch(collate(examples, pad_id=0), examples, Letters()):
+    ...     print(tokens_html(row))
+    a b [c] [<eos>]
+    a [<eos>] (<eos>) (<eos>)
+    """
+    mask = batch.response_mask if mask is None else mask
+    if len(examples) != len(batch.labels):
+        raise ConfigError(f"{len(batch.labels)} rows but {len(examples)} examples", "give those of the batch")
+    for name, tensor in (("mask", mask), ("values", values)):
+        if tensor is not None and tensor.shape != batch.labels.shape:
+            shapes = f"{name} has shape {tuple(tensor.shape)}, the labels {tuple(batch.labels.shape)}"
+            raise ConfigError(shapes, "give one entry for each label")
+    rows = []
+    for i, example in enumerate(examples):
+        ids = [*batch.input_ids[i, :1].tolist(), *batch.labels[i].tolist()]
+        supervised = [False, *mask[i].bool().tolist()]
+        numbers = [None, *values[i].tolist()] if values is not None else [None] * len(ids)
+        kinds = [_kind(position, example) for position in range(len(ids))]
+        rows.append(tuple(map(TokenView, token_texts(ids, tokenizer), kinds, supervised, numbers)))
+    return rows
+
+
+def tokens_html(views: Sequence[TokenView]) -> Rendering:
+    """A sequence as coloured text; the colours are those of ``plot_tokens``, a dashed frame marks what is wrong.
+
+    In the plain-text stand-in brackets mean supervised, parentheses padding, and ``!`` marks what is wrong.
+
+    >>> view = TokenView("<<2", "prompt", supervised=True)
+    >>> tokens_html([view]), "&lt;&lt;2" in tokens_html([view]).html
+    (![<<2], True)
+    """
+    spans = []
+    for position, view in enumerate(views):
+        fill = f"background:{_COLOURS[view.kind]}" if view.supervised else f"color:{_text_colour(view)}"
+        frame = "2px dashed #000" if view.wrong else f"1px solid {_COLOURS[view.kind]}"
+        style = f"{fill};border:{frame};border-radius:3px;padding:0 2px;margin:1px;display:inline-block"
+        note = f"token {position}: {view.kind}, {'supervised' if view.supervised else 'not supervised'}"
+        if view.value is not None:
+            note += f", {view.value:.3f}"
+        spans.append(f'<span title="{escape(note)}" style="{style}">{escape(view.text)}</span>')
+    # The colours of the text are made for a light page.
+    page = "font-family:monospace;line-height:1.9;background:#fff;color:#000;padding:6px"
+    return Rendering(f'<div style="{page}">{"".join(spans)}</div>', " ".join(map(_plain, views)))
+
+
+def side_by_side(columns: Mapping[str, str]) -> Rendering:
+    """Texts in columns under their titles, line ends kept; one below the other in plain text.
+
+    >>> print(side_by_side({"base": "5 < 6", "SFT": "#### 5"}))
+    --- base ---
+    5 < 6
+    --- SFT ---
+    #### 5
+    >>> "5 &lt; 6" in side_by_side({"base": "5 < 6"}).html
+    True
+    """
+    cell = "text-align:left;vertical-align:top;border:1px solid #ccc;padding:6px"
+    heads = "".join(f'<th style="{cell}">{escape(title)}</th>' for title in columns)
+    pre = "white-space:pre-wrap;font-family:monospace"
+    cells = "".join(f'<td style="{cell};{pre}">{escape(text)}</td>' for text in columns.values())
+    text = "\n".join(f"--- {title} ---\n{text}" for title, text in columns.items())
+    return Rendering(f"<table><tr>{heads}</tr><tr>{cells}</tr></table>", text)
+
+
+def plot_tokens(rows: Mapping[str, Sequence[TokenView]], *, title: str = "") -> NotebookFigure:
+    """Sequences as rows of boxes, coloured by part; filled where the loss counts the token, white where not.
+
+    A thick dashed frame marks a token that the loss should not count, or should and does not. Tokens at the same
+    position stand above one another; what does not fit into a line goes on in the next.
+
+    Args:
+        rows: label -> tokens.
+
+    Raises:
+        DataError: nothing to draw.
+
+    >>> plot_tokens({"right": [TokenView("5", "response", True)]}).axes[0].get_title(loc="left")
+    'Which tokens the loss counts'
+    """
+    figure, panel = _lay_out(rows, lambda view: _COLOURS[view.kind] if view.supervised else "#FFFFFF", frames=True)
+    panel.set_title(title or "Which tokens the loss counts", loc="left")
+    views = [view for row in rows.values() for view in row]
+    handles = []
+    for kind, colour in _COLOURS.items():
+        for supervised in (True, False):
+            if any(view.kind == kind and view.supervised == supervised for view in views):
+                face, name = (colour, "counted") if supervised else ("#FFFFFF", "not counted")
+                handles.append(Patch(facecolor=face, edgecolor=colour, label=f"{kind}, {name}"))
+    if any(view.wrong for view in views):
+        handles.append(Patch(facecolor="#FFFFFF", edgecolor="#000000", linestyle="--", lw=1.8, label="a mistake"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 5), frameon=False)
+    return figure
+
+
+def plot_token_values(
+    rows: Mapping[str, Sequence[TokenView]], *, label: str = "loss (nats)", vmax: float | None = None, title: str = ""
+) -> NotebookFigure:
+    """Sequences as rows of boxes, each token the darker the higher its value; grey where it has none.
+
+    Args:
+        rows: label -> tokens with values, all on one scale.
+        label: what the values are, with their unit.
+        vmax: value of the darkest colour; the highest that occurs if left out.
+
+    Raises:
+        DataError: nothing to draw, or no token has a value.
+
+    >>> plot_token_values({"base": [TokenView("5", "response", True, value=0.7)]}).axes[1].get_ylabel()
+    'loss (nats)'
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+
+    values = [view.value for row in rows.values() for view in row if view.value is not None]
+    if not any(math.isfinite(value) for value in values):
+        raise DataError("no token has a value to draw", "give view_batch one value for each label")
+    top = max(value for value in values if math.isfinite(value)) if vmax is None else vmax
+    # Only the light half of the map, so that black text stays readable.
+    scale = ScalarMappable(Normalize(0.0, top or 1.0), colormaps["YlOrBr"].resampled(256))
+    scale.cmap = scale.cmap.from_list("light", scale.cmap([i / 20 for i in range(13)]))
+    figure, panel = _lay_out(
+        rows, lambda view: "#E4E4E4" if view.value is None else scale.to_rgba(view.value), frames=False
+    )
+    panel.set_title(title or f"Token by token: {label}", loc="left")
+    figure.colorbar(scale, ax=panel, label=label, pad=0.01, aspect=14, extend="neither" if vmax is None else "max")
+    return figure
+
+
+def show_widget(widget: Any, stand_in: str) -> None:
+    """Display an ipywidgets widget with a sentence in its place where no kernel runs (a stored notebook, a web page).
+
+    Args:
+        widget: anything with ``_repr_mimebundle_``.
+        stand_in: the sentence.
+
+    >>> class Slider:
+    ...     def _repr_mimebundle_(self, **kwargs):
+    ...         return {"text/plain": "IntSlider(value=3)"}
+    >>> show_widget(Slider(), "A slider, when the notebook runs.")  # outside a notebook display prints a dict
+    {'text/plain': 'A slider, when the notebook runs.'}
+    """
+    from IPython.display import display
+
+    bundle = widget._repr_mimebundle_()
+    data = bundle[0] if isinstance(bundle, tuple) else bundle
+    display({**data, "text/plain": stand_in}, raw=True)
+
+
+def check_claim(holds: bool, claim: str, *, binding: bool) -> None:
+    """Test a claim of a notebook's text and say so.
+
+    Args:
+        binding: a false claim is an error. The texts were written for the embedded model: with another one a claim
+            that does not hold is only reported.
+
+    Raises:
+        AssertionError: a binding claim does not hold; the message quotes it.
+
+    >>> check_claim(1 < 2, "one is less than two", binding=True)
+    ok: one is less than two
+    >>> check_claim(2 < 1, "two is less than one", binding=False)
+    not so with this profile: two is less than one
+    """
+    if binding and not holds:
+        raise AssertionError(f"the text claims: {claim}. Here it is not so")
+    print("ok:" if holds else "not so with this profile:", claim)
+
+
+def _kind(position: int, example: Example) -> Kind:
+    if position >= len(example):
+        return "padding"
+    return "response" if position >= len(example.prompt_ids) else "prompt"
+
+
+def _plain(view: TokenView) -> str:
+    text = f"[{view.text}]" if view.supervised else f"({view.text})" if view.kind == "padding" else view.text
+    return f"!{text}" if view.wrong else text
+
+
+def _text_colour(view: TokenView) -> str:
+    return "#707070" if view.kind == "padding" and not view.supervised else "#000000"
+
+
+def _lay_out(rows: Mapping[str, Sequence[TokenView]], colour: Any, *, frames: bool) -> tuple[NotebookFigure, Axes]:
+    """Boxes of all rows, position above position, cut into lines that fit the figure; the unit is a character."""
+    if not rows or not all(rows.values()):
+        raise DataError("no tokens to draw", "give at least one token a row")
+    longest = max(map(len, rows.values()))
+    # A position is as wide as its widest token, with half a character of air on either side.
+    widths = [max(max(len(row[p].text), 1) for row in rows.values() if p < len(row)) + 1.0 for p in range(longest)]
+    lines: list[list[int]] = [[]]
+    for position, width in enumerate(widths):
+        if lines[-1] and sum(widths[p] for p in lines[-1]) + width > _LINE:
+            lines.append([])
+        lines[-1].append(position)
+    margin = max(map(len, rows)) + 2.0 if len(rows) > 1 else 0.0
+    extent = max(sum(widths[p] for p in line) for line in lines)
+    height = len(lines) * (len(rows) + (0.5 if len(rows) > 1 else 0.0))
+    figure = NotebookFigure(
+        figsize=(0.085 * (margin + extent) + 1.2, 0.27 * height + (1.0 if frames else 0.9)), layout="constrained"
+    )
+    panel = figure.subplots()
+    y = 0.0
+    for line in lines:
+        for name, row in rows.items():
+            if margin:
+                panel.text(-1.0, y + 0.5, name, ha="right", va="center", fontsize=8.5, parse_math=False)
+            x = 0.0
+            for position in line:
+                if position < len(row):
+                    _box(panel, x, y, widths[position], row[position], colour(row[position]), frames)
+                x += widths[position]
+            y += 1.0
+        y += 0.5 if len(rows) > 1 else 0.0
+    panel.set_xlim(-margin, extent)
+    panel.set_ylim(y, 0.0)
+    panel.axis("off")
+    return figure, panel
+
+
+def _box(panel: Axes, x: float, y: float, width: float, view: TokenView, fill: Any, frames: bool) -> None:
+    edge = _COLOURS[view.kind] if frames else "#FFFFFF"
+    box = Rectangle((x + 0.15, y + 0.08), width - 0.3, 0.84, facecolor=fill, edgecolor=edge, lw=0.8)
+    if frames and view.wrong:
+        box.set(edgecolor="#000000", linestyle="--", linewidth=1.8)
+    panel.add_patch(box)
+    panel.text(
+        x + width / 2,
+        y + 0.5,
+        view.text,
+        ha="center",
+        va="center",
+        fontsize=8,
+        family="monospace",
+        color=_text_colour(view),
+        parse_math=False,  # two dollar signs in a text are two dollar signs
+    )

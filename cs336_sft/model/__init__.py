@@ -1,0 +1,1 @@
+"""Models: loading, LoRA, the output head, memory."""
