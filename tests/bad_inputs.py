@@ -336,6 +336,6 @@ CONFIGS = (
     _settings({"method": "dora"}, "the setting method is 'dora'"),
     _settings({"train_size": 0}, "the setting train_size is 0"),
     _settings({"learning_rate": 0}, "SFTConfig.learning_rate is 0"),
-    *(_config("exercises.runner", "Limits", "seconds", value) for value in (0, NAN)),
-    _config("exercises.runner", "Limits", "model.memory_estimate", 0),
+    *(_config("exercises.sandbox.runner", "Limits", "seconds", value) for value in (0, NAN)),
+    _config("exercises.sandbox.runner", "Limits", "memory", 0),
 )
