@@ -134,8 +134,8 @@ LIMITED = """
     torch.set_num_threads(1)
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from cs336_sft.records import Example
-    from cs336_sft.sft_config import SFTConfig
-    from cs336_sft.training import train_sft
+    from cs336_sft.training.config import SFTConfig
+    from cs336_sft.training.loop import train_sft
     from cs336_sft.errors import CourseError
     folder = Path(sys.argv[1])
     model = AutoModelForCausalLM.from_pretrained(folder / "model")

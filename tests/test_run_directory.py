@@ -16,7 +16,7 @@ from cs336_sft.utils.files import JsonLines, plain, read_json, write_csv, write_
 
 HOLD_LOCK = """
 import sys, time
-from cs336_sft.run_directory import RunDirectory
+from cs336_sft.training.run_directory import RunDirectory
 with RunDirectory(sys.argv[1]).locked():
     print("locked", flush=True)
     time.sleep(60)

@@ -236,9 +236,10 @@ KILLER = """
     torch.set_num_threads(1)
     from forked import exit_code_of
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from cs336_sft import checkpoints, run_files, training
+    from cs336_sft.training import checkpoints, loop as training
+    from cs336_sft.utils import files as run_files
     from cs336_sft.records import Example
-    from cs336_sft.sft_config import SFTConfig
+    from cs336_sft.training.config import SFTConfig
 
     folder = Path(sys.argv[1])
     examples = [Example(*map(tuple, pair)) for pair in json.loads((folder / "examples.json").read_text())]

@@ -105,12 +105,12 @@ import numpy, psutil, torch
 from vllm import LLM, SamplingParams
 from cs336_sft import evaluate_vllm, gsm8k_reward_fn, init_vllm, load_policy_into_vllm_instance
 from cs336_sft.errors import ConfigError, ContextLengthError, EngineMismatchError
-from cs336_sft.models import embedded_model_path, load_model_and_tokenizer
-from cs336_sft.samplers import make_sampler
-from cs336_sft.vllm_config import VLLMConfig
-from cs336_sft.vllm_engine import VLLMEngine
-from cs336_sft.vllm_runtime import environment, read_environment_again
-from cs336_sft.sampling import SamplingConfig
+from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
+from cs336_sft.generation.make_sampler import make_sampler
+from cs336_sft.generation.vllm_backend.config import VLLMConfig
+from cs336_sft.generation.vllm_backend.engine import VLLMEngine
+from cs336_sft.generation.vllm_backend.runtime import environment, read_environment_again
+from cs336_sft.generation.sampler import SamplingConfig
 
 def rss():
     gc.collect()
