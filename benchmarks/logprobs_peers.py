@@ -28,6 +28,7 @@ def peers(on_gpu: bool) -> dict[str, Callable[[], Peer]]:
         "TRL selective_log_softmax + entropy": trl_full,
         "TRL chunked head": trl_chunked,
         "verl torch": verl_torch,
+        "torch linear_cross_entropy (loss only)": torch_linear_cross_entropy,
     }
     if on_gpu:
         found |= {
@@ -150,6 +151,16 @@ def verl_triton() -> Peer:
         log_probs, entropy = function(hidden, weight, labels, 1.0, "none", None)
         # Its backward has no form without a gradient of the entropy; this one is zero.
         return log_probs, entropy.detach(), -log_probs.mean() + 0.0 * entropy.sum()
+
+    return run
+
+
+def torch_linear_cross_entropy() -> Peer:
+    """PyTorch's own, from 2.13 on: no log-probabilities, no entropy, and a loss in the dtype of its operands."""
+    options = torch.nn.LinearCrossEntropyOptions()
+
+    def run(hidden, weight, labels) -> Result:
+        return None, None, F.linear_cross_entropy(hidden, weight, labels, options=options)
 
     return run
 

@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import NormalDist
@@ -38,8 +37,7 @@ from cs336_sft.data.batching import epoch_batches  # noqa: E402
 from cs336_sft.records import Example  # noqa: E402
 from cs336_sft.tokenization import collate  # noqa: E402
 from cs336_sft.training.config import SFTConfig  # noqa: E402
-from cs336_sft.training.setup import compiled_layers, run_accelerator  # noqa: E402
-from cs336_sft.training.step import SFTStep, make_optimizer  # noqa: E402
+from cs336_sft.training.step import make_microbatches, make_optimizer, optimizer_step  # noqa: E402
 from cs336_sft.utils.files import write_json  # noqa: E402
 
 LR, BETAS, PAD = 1e-5, (0.9, 0.95), 0
@@ -105,25 +103,18 @@ def run_ours(model, examples, batch: int, steps: int, warm: int, checkpointing: 
     watch = Stopwatch(warm)
     batches = epoch_batches([len(e) for e in examples], batch, seed=0, epoch=0)
     batches = [indices for indices in batches if len(indices) == batch]
-    with ExitStack() as stack:
-        accelerator = stack.enter_context(run_accelerator(config, Path(tempfile.gettempdir())))
-        stack.enter_context(compiled_layers(model, config.compile))
+    if checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = make_optimizer(model, config)
+    try:
+        for number in range(steps):
+            indices = sorted(batches[number], key=lambda index: -len(examples[index]))
+            microbatches = make_microbatches(examples, indices, config.micro_batch_size, PAD)
+            record = optimizer_step(model, optimizer, microbatches, config, number + 1, LR)
+            watch.step(sum(len(examples[index]) for index in indices), record["loss"])
+    finally:
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()
-        optimizer = make_optimizer(model, config)
-        before = dict(model.__dict__)
-        wrapped, optimizer = accelerator.prepare(model, optimizer)
-        step = SFTStep(accelerator, wrapped, optimizer, examples, config, PAD)
-        try:
-            for number in range(steps):
-                record = step.run(number + 1, batches[number], LR)
-                watch.step(record["tokens"], record["loss"])
-        finally:
-            model.__dict__.clear()
-            model.__dict__.update(before)
-            if checkpointing:
-                model.gradient_checkpointing_disable()
+            model.gradient_checkpointing_disable()
     return watch.result()
 
 
@@ -264,7 +255,6 @@ def make_model(tiny: bool, device: str) -> Qwen2ForCausalLM:
 
 def sides(only: Sequence[str] | None) -> dict[str, tuple[Callable[..., dict], dict]]:
     found = {
-        "ours, compiled": (run_ours, {"compile": True}),
         "ours": (run_ours, {}),
         "TRL padded": (run_trl, {}),
         "TRL padded, grouped by length": (run_trl, {"train_sampling_strategy": "group_by_length"}),

@@ -1,14 +1,16 @@
-"""vLLM beside Hugging Face: are the samples the same, what does a weight sync cost, how fast is each?
+"""vLLM against Hugging Face: parity of greedy outputs and log-probabilities, cost of a weight sync, speed.
 
     python benchmarks/vllm_parity.py --out recorded/vllm/cpu.json                   # two cores: some 5 minutes
     python benchmarks/vllm_parity.py --device cuda --gsm8k FOLDER --out cuda.json   # one GPU: some 3 minutes
 
 Parts (``--parts``; each is caught and recorded on its own, and the file is written after each):
 
-parity      greedy and sampled answers to 64 prompts by both samplers, in float32; each difference with its cause
+parity      greedy answers to 64 prompts by both samplers, in float32, each difference with its cause; log-probabilities
+            of vLLM's samples at temperature 1 against the model's
 sync        five rounds of AdamW steps and a weight sync; new and old outputs, seconds, memory
 memory      sleep and wake (GPU), memory after close
-throughput  both samplers on the same 256 prompts (GPU: GSM8K, four samples each)
+throughput  at temperature 1: Hugging Face, vLLM with a seed for each sample (ours), plain vLLM without seeds, on the
+            same 256 prompts (GPU: GSM8K, four samples each)
 large       GPU: a model of Qwen2.5-1.5B's shape with random weights, in bfloat16
 """
 
@@ -86,17 +88,13 @@ class Bench:
         self.before = memory(self.device)
         began = time.perf_counter()
         _, tokenizer = load_model_and_tokenizer(source)
-        self.sampler = VLLMSampler(
-            source,
-            tokenizer,
-            VLLMConfig(
-                dtype="float32",
-                max_model_len=1024,
-                kv_cache_memory_bytes=int(sizes.kv_cache_gib * GIB),
-                enforce_eager=True if args.eager else None,
-                sleep=self.device == "cuda",
-            ),
+        self.engine = VLLMConfig(
+            dtype="float32",
+            max_model_len=1024,
+            kv_cache_memory_bytes=int(sizes.kv_cache_gib * GIB),
+            enforce_eager=True if args.eager else None,
         )
+        self.sampler = VLLMSampler(source, tokenizer, self.engine)
         self.start_seconds = time.perf_counter() - began
         self.model, self.tokenizer = load_model_and_tokenizer(source, dtype=torch.float32, device=self.device)
         self.hf = HFSampler(self.model, self.tokenizer, sizes.hf_batch)
@@ -107,21 +105,19 @@ class Bench:
 
     def parity(self) -> dict[str, Any]:
         prompts, tokens = self.prompts[: self.sizes.prompts], self.sizes.new_tokens
-        settings = {
-            "greedy": SamplingConfig(max_new_tokens=tokens, record_entropy=True),
-            "temperature 1": SamplingConfig(max_new_tokens=tokens, temperature=1.0, seed=SEED, record_entropy=True),
+        greedy = SamplingConfig(max_new_tokens=tokens, record_entropy=True)
+        a, b = self.hf.generate(prompts, greedy), self.sampler.generate(prompts, greedy)
+        sampled = self.sampler.generate(prompts, replace(greedy, temperature=1.0, seed=SEED))
+        return {
+            "engine_start_seconds": self.start_seconds,
+            "greedy": compare_generations([x for (x,) in a], [x for (x,) in b]),
+            "temperature 1": logprob_errors(self.model, self.tokenizer, sampled),
         }
-        result: dict[str, Any] = {"engine_start_seconds": self.start_seconds}
-        for name, sampling in settings.items():
-            a, b = self.hf.generate(prompts, sampling), self.sampler.generate(prompts, sampling)
-            result[name] = compare_generations([x for (x,) in a], [x for (x,) in b])
-        result["teacher_forced"] = asdict(self.sampler.parity(self.model, prompts[:16], min(32, tokens)))
-        return result
 
     def sync(self) -> dict[str, Any]:
         """Train, push, compare. The weights go on changing from round to round."""
         prompts = self.prompts[:16]
-        sampling = SamplingConfig(max_new_tokens=self.sizes.new_tokens)
+        sampling = SamplingConfig(max_new_tokens=self.sizes.new_tokens, record_entropy=True)
         optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE, fused=True)
         rounds, old = [], ids(self.sampler.generate(prompts, sampling))
         for number in range(self.sizes.rounds):
@@ -129,7 +125,8 @@ class Bench:
             began = time.perf_counter()
             self.sampler.update_weights(self.model)
             seconds = time.perf_counter() - began
-            new, expected = ids(self.sampler.generate(prompts, sampling)), ids(self.hf.generate(prompts, sampling))
+            generated = self.sampler.generate(prompts, sampling)
+            new, expected = ids(generated), ids(self.hf.generate(prompts, sampling))
             rounds.append(
                 {
                     "loss": losses,
@@ -139,7 +136,7 @@ class Bench:
                     "of": len(prompts),
                     "memory": memory(self.device),
                     "policy_version": self.sampler.policy_version,
-                    "parity": asdict(self.sampler.parity(self.model)),
+                    "logprobs": logprob_errors(self.model, self.tokenizer, generated),
                 }
             )
             old = new
@@ -155,24 +152,17 @@ class Bench:
             max_new_tokens=sizes.throughput_tokens,
             min_new_tokens=sizes.throughput_tokens,
             temperature=1.0,
-            n=sizes.throughput_samples,
+            num_samples=sizes.throughput_samples,
             seed=SEED,
         )
         result: dict[str, Any] = {"config": asdict(sampling), "prompts": len(prompts), "dtype": "float32"}
         warm_up = replace(sampling, max_new_tokens=4, min_new_tokens=0)
-        outputs = {}
         for name, sampler in (("vllm", self.sampler), ("hf", self.hf)):
             sampler.update_weights(self.model)
             sampler.generate(prompts[:8], warm_up)
-            outputs[name], result[name] = timed(lambda s=sampler: s.generate(prompts, sampling))
-        same = [
-            a.token_ids == b.token_ids
-            for x, y in zip(*outputs.values(), strict=True)
-            for a, b in zip(x, y, strict=True)
-        ]
-        result["identical"], result["of"] = sum(same), len(same)
+            _, result[name] = timed(lambda s=sampler: s.generate(prompts, sampling))
         result["hf_batch"] = self.sizes.hf_batch or ("32 rows" if self.device == "cpu" else "64 rows")
-        result["vllm_own_sampling"] = own_sampling(self.sampler, self.tokenizer, prompts, sampling)
+        result["plain_vllm"] = plain_vllm(self.sampler, self.tokenizer, prompts, sampling)
         return result
 
     def memory(self) -> dict[str, Any]:
@@ -181,22 +171,20 @@ class Bench:
         prompts = self.prompts[:8]
         result: dict[str, Any] = {"before_engine": self.before, "with_engine_and_trainer": memory(self.device)}
         if self.device == "cuda":
+            expected = ids(self.hf.generate(prompts, sampling))
+            self.sampler.close()
+            self.sampler = VLLMSampler(self.source, self.tokenizer, replace(self.engine, sleep=True))
             self.sampler.update_weights(self.model)
-            expected = ids(self.sampler.generate(prompts, sampling))
-            for level in (1, 2):
-                began = time.perf_counter()
-                self.sampler.sleep(level)
-                slept = time.perf_counter()
-                result[f"asleep_{level}"] = memory(self.device)
-                if level == 2:
-                    self.sampler.update_weights(self.model)  # wakes, pushes
-                else:
-                    self.sampler.wake()
-                woken = time.perf_counter()
+            for number in range(2):
                 outputs = ids(self.sampler.generate(prompts, sampling))
-                result[f"level_{level}"] = {
-                    "sleep_seconds": slept - began,
-                    "wake_seconds": woken - slept,
+                result[f"asleep_{number}"] = memory(self.device)
+                began = time.perf_counter()
+                self.sampler.wake()
+                woken = time.perf_counter()
+                self.sampler.sleep()
+                result[f"sleep_{number}"] = {
+                    "sleep_seconds": time.perf_counter() - woken,
+                    "wake_seconds": woken - began,
                     "equal": sum(a == b for a, b in zip(outputs, expected, strict=True)),
                     "of": len(expected),
                 }
@@ -215,19 +203,19 @@ class Bench:
         memory(self.device)
 
 
-def own_sampling(
+def plain_vllm(
     sampler: VLLMSampler, tokenizer: Any, prompts: list[str], sampling: SamplingConfig
 ) -> dict[str, dict[str, float]]:
-    """vLLM's own random numbers in place of the keyed ones: with a seed a request, and without."""
+    """vLLM's own ``generate``: without a seed, and with one seed for the samples of a request."""
     from vllm import SamplingParams
 
     encoded = [{"prompt_token_ids": tokenizer(p, add_special_tokens=False)["input_ids"]} for p in prompts]
-    common = {"max_tokens": sampling.max_new_tokens, "temperature": 1.0, "n": sampling.n, "ignore_eos": True}
+    common = {"max_tokens": sampling.max_new_tokens, "temperature": 1.0, "n": sampling.num_samples, "ignore_eos": True}
     result = {}
     for name, extra in (("unseeded", {}), ("seeded", {"seed": SEED})):
         began = time.perf_counter()
         params = SamplingParams(**common, detokenize=False, **extra)
-        outputs = sampler.engines[0].llm.generate(encoded, params, use_tqdm=False)
+        outputs = sampler.engine.llm.generate(encoded, params, use_tqdm=False)
         seconds = time.perf_counter() - began
         tokens = sum(len(sample.token_ids) for output in outputs for sample in output.outputs)
         result[name] = {"seconds": seconds, "tokens": tokens, "tokens_per_second": tokens / seconds}
@@ -258,7 +246,7 @@ def large(args: argparse.Namespace) -> dict[str, Any]:
         "Question: " + "how many " * (20 + i % 40) + "\nAnswer:" for i in range(256 if args.device == "cuda" else 8)
     ]
     tokens = 256 if args.device == "cuda" else 16
-    sampling = SamplingConfig(max_new_tokens=tokens, min_new_tokens=tokens, temperature=1.0, seed=SEED)
+    sampling = SamplingConfig(max_new_tokens=tokens, min_new_tokens=tokens, temperature=1.0, num_samples=4, seed=SEED)
     result: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(sampling)}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
@@ -274,7 +262,7 @@ def large(args: argparse.Namespace) -> dict[str, Any]:
         result["engine_start_seconds"] = time.perf_counter() - began
         sampler.generate(prompts[:8], replace(sampling, max_new_tokens=4, min_new_tokens=0))
         _, result["vllm"] = timed(lambda: sampler.generate(prompts, sampling))
-        result["vllm_own_sampling"] = own_sampling(sampler, tokenizer, prompts, sampling)
+        result["plain_vllm"] = plain_vllm(sampler, tokenizer, prompts, sampling)
         model = model.float()  # master weights, as in training; the engine rounds them
         result["sync_seconds"] = []
         for _ in range(3):
@@ -285,7 +273,8 @@ def large(args: argparse.Namespace) -> dict[str, Any]:
             sampler.update_weights(model)
             synchronize(args.device)
             result["sync_seconds"].append(time.perf_counter() - began)
-        result["parity_after_sync"] = asdict(sampler.parity(model))
+        recorded = sampler.generate(prompts[:8], SamplingConfig(max_new_tokens=32, record_entropy=True))
+        result["logprobs_after_sync"] = logprob_errors(model, tokenizer, recorded)
         result["memory"] = memory(args.device)
     model = model.to(torch.bfloat16)
     half = replace(sampling, max_new_tokens=tokens // 2, min_new_tokens=tokens // 2)
@@ -299,11 +288,10 @@ def large(args: argparse.Namespace) -> dict[str, Any]:
 def compare_generations(hf: list[Generation], vllm: list[Generation]) -> dict[str, Any]:
     """How many are identical, and for each difference what decided it."""
     differences = []
-    errors, entropy_errors = [], []
+    errors = []
     for number, (a, b) in enumerate(zip(hf, vllm, strict=True)):
         if (a.token_ids, a.text, a.finish_reason) == (b.token_ids, b.text, b.finish_reason):
             errors += [abs(x - y) for x, y in zip(a.logprobs, b.logprobs, strict=True)]
-            entropy_errors += [abs(x - y) for x, y in zip(a.entropies, b.entropies, strict=True)]
             continue
         pairs = enumerate(zip(a.token_ids, b.token_ids, strict=False))
         at = next((i for i, (x, y) in pairs if x != y), min(len(a.token_ids), len(b.token_ids)))
@@ -317,10 +305,22 @@ def compare_generations(hf: list[Generation], vllm: list[Generation]) -> dict[st
         "of": len(hf),
         "differences": differences,
         "largest_logprob_error": max(errors, default=None),
-        "largest_entropy_error": max(entropy_errors, default=None),
         "tokens": sum(len(g.token_ids) for g in vllm),
         "stopped": sum(g.finish_reason == "stop" for g in vllm),
     }
+
+
+@torch.inference_mode()
+def logprob_errors(model: Any, tokenizer: Any, results: list[list[Generation]]) -> dict[str, float]:
+    """Differences of the engine's log-probabilities from the model's on the same tokens, in nats."""
+    errors: list[float] = []
+    for generation in (g for samples in results for g in samples):
+        prompt = tokenizer(generation.prompt, add_special_tokens=False)["input_ids"]
+        new = torch.tensor([generation.token_ids], device=model.device).T  # [T, 1]
+        logits = model(torch.tensor([[*prompt, *generation.token_ids]], device=model.device)).logits[0].float()
+        own = logits[len(prompt) - 1 : -1].log_softmax(-1).gather(-1, new)[:, 0]
+        errors += [abs(a - b) for a, b in zip(own.tolist(), generation.logprobs, strict=True)]
+    return {"tokens": len(errors), "largest_error": max(errors), "mean_error": sum(errors) / len(errors)}
 
 
 def train(
@@ -439,10 +439,8 @@ def print_summary(record: dict[str, Any]) -> None:
             continue
         if "error" in result:
             print(f"{name}: {result['error']}")
-        for setting in ("greedy", "temperature 1"):
-            if setting in result:
-                r = result[setting]
-                print(f"{name}, {setting}: {r['identical']} of {r['of']} identical")
+        if "greedy" in result:
+            print(f"{name}, greedy: {result['greedy']['identical']} of {result['greedy']['of']} identical")
         for r in result.get("rounds", ()):
             print(
                 f"{name}: {r['equal_to_hf_new']}/{r['of']} equal HF's new, {r['equal_to_old']} the old, "
@@ -452,7 +450,9 @@ def print_summary(record: dict[str, Any]) -> None:
             if sampler in result:
                 print(f"{name}, {sampler}: {result[sampler]['tokens_per_second']:.0f} tokens/s")
         for label, value in result.items():
-            if label.startswith(("after_close", "asleep", "with_engine", "before", "level", "sync_sec", "vllm_own")):
+            if label.startswith(
+                ("after_close", "asleep", "with_engine", "before", "sleep", "sync_sec", "plain_", "temp", "logp")
+            ):
                 print(f"{name}, {label}: {value}")
 
 

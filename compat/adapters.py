@@ -1,6 +1,6 @@
 """Stanford's tests of CS336 assignment 5 against this library: copy this over your checkout's `tests/adapters.py`.
 
-Serves the 2025 and the 2026 edition; docs/STANFORD_TESTS.md has the commands. What the library does not do (GRPO, DPO,
+Serves the 2025 and the 2026 edition (commands: docs/how-this-is-tested.md). What the library does not do (GRPO, DPO,
 packing, MMLU) raises NotImplementedError, as in the handout's own file, so that those tests fail rather than pass.
 """
 

@@ -9,10 +9,6 @@ from __future__ import annotations
 class CourseError(Exception):
     """A mistake in the input or the set-up, with its remedy.
 
-    Args:
-        problem: what is wrong, naming the file, line or field.
-        remedy: what the user can do about it.
-
     >>> print(CourseError("train.jsonl, line 3: no field 'answer'", "add the field or remove the line"))
     train.jsonl, line 3: no field 'answer'. Remedy: add the field or remove the line.
     """
@@ -23,8 +19,8 @@ class CourseError(Exception):
         super().__init__(f"{self.problem}. Remedy: {self.remedy}.")
 
 
-class DataError(CourseError):
-    """A data file or a record that can't be read."""
+class DataError(CourseError, ValueError):
+    """A data file, a record or a ground truth that can't be read."""
 
 
 class ConfigError(CourseError, ValueError):
@@ -43,16 +39,11 @@ class StaleEngineError(CourseError):
     """A generation engine that still holds the weights of an earlier step."""
 
 
-class EngineMismatchError(CourseError):
-    """A generation engine whose outputs are not those of the model that was given to it."""
-
-
 class EngineDiedError(CourseError):
-    """The generation engine failed in the middle of a batch. What it had finished by then is kept.
+    """The generation engine failed in the middle of a batch.
 
     Attributes:
-        generations: one list a prompt, one place a sample, as `Sampler.generate` returns them; None where a sample was
-            not finished.
+        generations: one list a prompt, as `Sampler.generate` returns them; None where a sample was not finished.
 
     >>> error = EngineDiedError("the engine died", "start it again", [["done", None], [None, None]])
     >>> error.finished
@@ -64,11 +55,23 @@ class EngineDiedError(CourseError):
         self.generations = generations
 
     def add_remedy(self, text: str) -> None:
-        """Say more about what can be done, in the message too."""
+        """Add to the remedy, in the message too."""
         self.remedy = f"{self.remedy}; {text}"
         self.args = (f"{self.problem}. Remedy: {self.remedy}.",)
 
     @property
     def finished(self) -> int:
-        """How many samples are there."""
+        """Count the finished samples."""
         return sum(generation is not None for samples in self.generations for generation in samples)
+
+
+class RewardFunctionError(CourseError):
+    """A reward function that failed on a response. All generations are kept.
+
+    Attributes:
+        ungraded: a (problem, generation) pair for each generation.
+    """
+
+    def __init__(self, problem: str, remedy: str, ungraded: list[tuple]) -> None:
+        super().__init__(problem, remedy)
+        self.ungraded = ungraded

@@ -1,9 +1,8 @@
 """Log-probabilities of the labels and entropies of the next-token distributions, both in nats.
 
-The plain way makes ``[B, T, V]`` logits, a log-softmax of the same size and, for the entropy, two more. None of them is
-needed: ``get_response_log_probs`` goes from the hidden states to one number a position, a few hundred rows at a time
-(see ``chunked_head``). Half-precision operands are multiplied into float32 logits; bfloat16 has 8 bits of mantissa, so
-near -20 a log-probability would be off by up to 0.06.
+The plain way makes ``[B, T, V]`` logits and their log-softmax. ``get_response_log_probs`` makes neither: it goes from
+the hidden states to one number for each position, a few hundred rows at a time (see ``model/chunked_head``), with
+logits in float32. In bfloat16, with 8 bits of mantissa, a log-probability near -20 would be off by up to 0.06.
 """
 
 from __future__ import annotations
@@ -15,28 +14,24 @@ from cs336_sft.errors import ConfigError
 from cs336_sft.model.chunked_head import head_log_probs
 from cs336_sft.model.output_head import find_head_module, run_to_head
 
-# Logits that compute_entropy works on at a time: 2**22 are 16 MB in float32.
-_ENTROPY_CHUNK = 2**22
+_ENTROPY_CHUNK = 2**22  # logits that compute_entropy works on at a time: 16 MB in float32
 
 
 def compute_entropy(logits: torch.Tensor) -> torch.Tensor:
-    """Entropy of the distribution that each row of logits stands for, ``-sum_v p_v log p_v`` (CS336 handout).
+    """Compute the entropy of each row of logits, ``-sum_v p_v log p_v`` (CS336).
 
-    Streams: a few rows at a time, so that beside the logits there is never a softmax of their size, and the backward
-    makes it again from the logits. Stable: logits of any finite size neither overflow nor lose the small
-    probabilities, and an entry of -inf (a forbidden token) has probability 0 and adds 0, in the value and in the
-    gradient, which is ``-p_v (log p_v + entropy)``. Differentiable, twice too.
-
-    Args:
-        logits: ``[..., V]``, floating point, unnormalised. A row that is -inf throughout has no distribution: nan.
-
-    Returns:
-        ``[...]``, in nats; float32, or float64 for float64 logits.
+    ``logits`` is ``[..., V]``; the result ``[...]`` in nats, float32 or wider, differentiable. A few rows are
+    computed at a time, so no softmax of the logits' size is made. Logits of any finite size are safe; -inf (a forbidden
+    token) has probability 0 and adds 0, also to the gradient ``-p_v (log p_v + entropy)``. All -inf gives nan.
 
     >>> compute_entropy(torch.tensor([[0.0, 0.0], [1e4, -1e4], [3.0, float("-inf")]]))
     tensor([0.6931, 0.0000, 0.0000])
     """
-    return _Entropy.apply(logits)
+    rows = logits.reshape(-1, logits.shape[-1])  # [N, V]
+    pieces = rows.split(max(1, _ENTROPY_CHUNK // rows.shape[-1]))
+    # `checkpoint` keeps no softmax: the backward pass makes it again from the logits, which exist anyway.
+    entropy = torch.cat([checkpoint(_entropy_of_logits, piece, use_reentrant=False) for piece in pieces])  # [N]
+    return entropy.view(logits.shape[:-1])
 
 
 def get_response_log_probs(
@@ -48,31 +43,15 @@ def get_response_log_probs(
     attention_mask: torch.Tensor | None = None,
     response_mask: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
-    """Log-probability of every label given what stands before it (CS336 handout).
+    """Compute the log-probability of every label given the tokens before it (CS336).
 
-    The model's ``[B, T, V]`` logits are never made: its output head runs over chunks of its hidden states, and again
-    in the backward. Factors and soft caps on the logits are honoured (see ``output_head``).
-
-    Args:
-        model: a Hugging Face causal language model, perhaps wrapped by PEFT, DistributedDataParallel or accelerate.
-            Of a model that names no output head (not a Hugging Face one) the logits are taken as they come:
-            ``model(input_ids).logits``, ``[B, T, V]``.
-        input_ids: int64 ``[B, T]``, padded on the right. Then no attention mask is needed: a real token looks only
-            to its left, where there is no padding.
-        labels: int64 ``[B, T]``: ``labels[b, t]`` is what position ``t`` must predict.
-        return_token_entropy: also give the entropy of each position's next-token distribution.
-        attention_mask: ``[B, T]``, True (or 1) on real tokens; needed only for padding on the left.
-        response_mask: ``[B, T]``, True (or 1) where values are wanted: the head runs for these positions only, and
-            the others get 0. None: everywhere; prompt and padding have values too, which the loss leaves out.
-
-    Returns:
-        ``log_probs``, ``[B, T]`` in nats, float32 or wider, differentiable (once). With ``return_token_entropy`` also
-        ``token_entropy``, ``[B, T]`` in nats, without a graph: it is there to be logged. To train on an entropy use
-        ``compute_entropy``.
+    All tensors are ``[B, T]``. ``log_probs`` is in nats and differentiable once; ``token_entropy``, if asked for, has
+    no graph. ``attention_mask`` is needed only for padding on the left. With a ``response_mask`` the output head runs
+    on its positions only, and the others get 0. The ``[B, T, V]`` logits are never made, unless the model names no
+    output head (not a Hugging Face one).
 
     Raises:
-        ConfigError: the shapes of ``input_ids``, ``labels`` and ``response_mask`` differ, or the model treats its
-            logits in a way that can't be followed.
+        ConfigError: the shapes differ, or the model changes its logits in an unknown way.
 
     >>> from types import SimpleNamespace
     >>> def model(input_ids):  # knows two tokens, and the second is three times as likely
@@ -111,23 +90,14 @@ def get_response_log_probs(
 def chunked_log_probs(
     hidden: torch.Tensor, head_weight: torch.Tensor, labels: torch.Tensor, chunk_size: int
 ) -> dict[str, torch.Tensor]:
-    """The chunked head in its plainest form, for reading; ``get_response_log_probs`` is the version to use.
+    """Compute log-probabilities and entropies with a chunked head, for reading.
 
-    ``checkpoint`` forgets a chunk's logits after its forward and makes them again in the backward, so at most
-    ``chunk_size`` rows of logits exist at any time.
-
-    Args:
-        hidden: ``[..., H]``, what the model gives to its head.
-        head_weight: ``[V, H]``, ``lm_head.weight``.
-        labels: int64 ``[...]``.
-        chunk_size: rows at a time.
-
-    Returns:
-        ``{"log_probs": [...], "token_entropy": [...]}`` in nats, float32 or wider; the first differentiable, the
-        second without a graph.
+    ``hidden`` is ``[..., H]``, ``head_weight`` ``[V, H]``, ``labels`` ``[...]``; results are ``[...]`` in nats, the
+    entropies without a graph. ``checkpoint`` drops a chunk's logits after its forward pass and makes them again in the
+    backward pass. ``get_response_log_probs`` is the version to use.
 
     Raises:
-        ConfigError: ``chunk_size`` is below 1, or the shapes don't belong together.
+        ConfigError: ``chunk_size`` is below 1, or the shapes do not match.
 
     >>> hidden, weight = torch.eye(3), torch.zeros(8, 3)
     >>> chunked_log_probs(hidden, weight, torch.tensor([0, 5, 7]), chunk_size=2)["log_probs"].exp()
@@ -136,11 +106,8 @@ def chunked_log_probs(
     if chunk_size < 1:
         raise ConfigError(f"chunk_size is {chunk_size}", "give a whole number of at least 1")
     if hidden.shape[:-1] != labels.shape or hidden.shape[-1] != head_weight.shape[-1]:
-        raise ConfigError(
-            f"hidden has shape {tuple(hidden.shape)}, labels {tuple(labels.shape)}, "
-            f"head_weight {tuple(head_weight.shape)}",
-            "give [..., H], [...] and [V, H]",
-        )
+        shapes = [tuple(tensor.shape) for tensor in (hidden, labels, head_weight)]
+        raise ConfigError(f"hidden, labels and head_weight have shapes {shapes}", "give [..., H], [...] and [V, H]")
 
     def of_chunk(rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         logits = _at_least_float32(rows) @ _at_least_float32(head_weight).T  # [chunk, V]
@@ -155,54 +122,18 @@ def chunked_log_probs(
     return {"log_probs": log_probs, "token_entropy": entropy}
 
 
-class _Entropy(torch.autograd.Function):
-    """Keeps the logits, which exist anyway, and one number a row."""
-
-    @staticmethod
-    def forward(ctx, logits):
-        rows = logits.reshape(-1, logits.shape[-1])  # [N, V]
-        entropy = torch.cat([_entropy(_log_softmax(chunk)) for chunk in rows.split(_rows_at_once(rows))])
-        entropy = entropy.view(logits.shape[:-1])
-        ctx.save_for_backward(logits, entropy)
-        return entropy
-
-    @staticmethod
-    def backward(ctx, grad_entropy):
-        logits, entropy = ctx.saved_tensors
-        columns = (logits.reshape(-1, logits.shape[-1]), entropy.reshape(-1, 1), grad_entropy.reshape(-1, 1))
-        pieces = zip(*(column.split(_rows_at_once(columns[0])) for column in columns), strict=True)
-        if torch.is_grad_enabled():  # a second derivative is wanted: autograd keeps what it needs
-            return torch.cat([_entropy_gradient(*piece) for piece in pieces]).view_as(logits)
-        gradient = torch.empty_like(columns[0])
-        for target, piece in zip(gradient.split(_rows_at_once(gradient)), pieces, strict=True):
-            target.copy_(_entropy_gradient(*piece))
-        return gradient.view_as(logits)
-
-
-def _rows_at_once(rows: torch.Tensor) -> int:
-    return max(1, _ENTROPY_CHUNK // max(1, rows.shape[-1]))
-
-
-def _log_softmax(logits: torch.Tensor) -> torch.Tensor:
-    """The -inf of forbidden tokens become a number: 0 * -inf must be 0."""
+def _entropy_of_logits(logits: torch.Tensor) -> torch.Tensor:
     log_softmax = torch.log_softmax(_at_least_float32(logits), dim=-1)
-    return log_softmax.clamp(min=torch.finfo(log_softmax.dtype).min)
+    return _entropy(log_softmax.clamp(min=torch.finfo(log_softmax.dtype).min))  # 0 * -inf must be 0
 
 
 def _entropy(log_softmax: torch.Tensor) -> torch.Tensor:
-    """Entropy in nats of ``[..., V]`` finite log-probabilities."""
     return 0.0 - (log_softmax.exp() * log_softmax).sum(dim=-1)  # a plain minus would print an entropy of -0
-
-
-def _entropy_gradient(logits: torch.Tensor, entropy: torch.Tensor, grad_entropy: torch.Tensor) -> torch.Tensor:
-    log_softmax = _log_softmax(logits)  # [n, V]; entropy and grad_entropy: [n, 1]
-    return (-log_softmax.exp() * (log_softmax + entropy) * grad_entropy).to(logits.dtype)
 
 
 def _from_logits(
     logits: torch.Tensor, labels: torch.Tensor, with_entropy: bool
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The plain way, for models whose head can't be reached."""
     log_softmax = torch.log_softmax(_at_least_float32(logits), dim=-1)  # [B, T, V], kept for the backward
     # Not `logit - logsumexp`: at logits of 1e4 that difference of large numbers is off by 1e-3 in float32.
     log_probs = log_softmax.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
@@ -210,9 +141,8 @@ def _from_logits(
 
 
 def _spread(values: torch.Tensor, positions: torch.Tensor | None, shape: torch.Size) -> torch.Tensor:
-    """``[N]`` values back to ``[B, T]``, 0 elsewhere."""
     if positions is None:
-        return values.view(shape)
+        return values.view(shape)  # [N] to [B, T]
     return values.new_zeros(shape.numel()).index_copy(0, positions, values).view(shape)
 
 

@@ -1,18 +1,14 @@
-"""The masked loss, twice: normalised as the CS336 handout does, and as the course trains.
+"""The masked loss: as the CS336 handout normalises it, and as the course trains.
 
-The two differ in what one token weighs. Take two responses of 2 and 8 tokens, in one microbatch each:
+The two differ in the weight of one token. Take two responses of 2 and 8 tokens, in one microbatch each:
 
-* ``sft_microbatch_train_step`` (handout) adds up each response, averages over the microbatch's sequences and then
-  over the microbatches. With ``normalize_constant=1`` every token weighs 1/2, so the gradient grows with the length
-  of the responses. It is the user who divides it by a typical length.
-* Dividing each microbatch by its own number of tokens, as is often done, gives the tokens of the first response the
-  weight 1/2 * 1/2 = 1/4 and those of the second 1/2 * 1/8 = 1/16: the same token counts four times as much if it
-  happens to stand in a short microbatch, and the gradient depends on how the batch was cut up.
-* ``token_weighted_loss`` (the course) divides by the 10 target tokens of the whole optimizer step: every token weighs
-  1/10, however the step is cut into microbatches.
-
-Masked positions never reach a result or a gradient, not even where they hold inf or nan (``torch.where``, since
-``nan * 0`` is nan).
+* ``sft_microbatch_train_step`` (handout) sums over each response, then averages over the microbatch's sequences and
+  over the microbatches. With ``normalize_constant=1`` every token weighs 1/2: the gradient grows with the length.
+* Dividing each microbatch by its own number of tokens, a common mistake, gives a token of the first response the
+  weight 1/2 * 1/2 = 1/4 and one of the second 1/2 * 1/8 = 1/16. The gradient depends on how the batch was cut.
+* ``token_mean_loss`` (the course) divides by the 10 target tokens of the whole optimizer step: every token weighs 1/10,
+  however the step is cut into microbatches. ``plain_sft_loss`` applies it to a model; ``sft_loss``, which trains, is
+  the same number with the same gradient in less time and memory.
 """
 
 from __future__ import annotations
@@ -20,22 +16,18 @@ from __future__ import annotations
 import torch
 
 from cs336_sft.errors import ConfigError
+from cs336_sft.logprobs import get_response_log_probs
+from cs336_sft.model.chunked_head import one_pass_loss
+from cs336_sft.model.output_head import run_to_head
+from cs336_sft.records import Batch
 
 
 def masked_normalize(
     tensor: torch.Tensor, mask: torch.Tensor, normalize_constant: float, dim: int | None = None
 ) -> torch.Tensor:
-    """Sum of the unmasked elements along ``dim``, divided by a constant (CS336 handout).
+    """Sum the unmasked elements along ``dim`` and divide by a constant (CS336).
 
-    Args:
-        tensor: any shape, floating point.
-        mask: the same shape; bool, or numbers of which 0 means masked.
-        normalize_constant: the divisor.
-        dim: the dimension to sum; None sums over all of them.
-
-    Returns:
-        ``tensor``'s shape without ``dim`` (a scalar for None). Where everything is masked it is 0, and so is the
-        gradient.
+    ``mask`` has the tensor's shape, bool or 0/1. ``dim=None`` sums over everything. Fully masked gives 0, gradient 0.
 
     Raises:
         ConfigError: the shapes differ.
@@ -43,22 +35,14 @@ def masked_normalize(
     >>> masked_normalize(torch.tensor([[1.0, 2.0], [3.0, float("nan")]]), torch.tensor([[1, 1], [1, 0]]), 2.0, dim=1)
     tensor([1.5000, 1.5000])
     """
-    return _keep(tensor, mask).sum(dim=dim) / normalize_constant
+    return _mask_out(tensor, mask).sum(dim=dim) / normalize_constant
 
 
 def masked_mean(tensor: torch.Tensor, mask: torch.Tensor, dim: int | None = None) -> torch.Tensor:
-    """Mean of the unmasked elements along ``dim`` (CS336 handout).
+    """Average the unmasked elements along ``dim`` (CS336).
 
-    Where everything is masked there is no mean and the result is nan, as the handout's sum / count gives; the
-    gradient is still 0 there. For a loss in which such a row should weigh nothing use ``masked_normalize``.
-
-    Args:
-        tensor: any shape, floating point.
-        mask: the same shape; bool, or numbers of which 0 means masked.
-        dim: the dimension to average; None averages over all unmasked elements.
-
-    Returns:
-        ``tensor``'s shape without ``dim`` (a scalar for None).
+    Fully masked gives nan, as sum / count does, with gradient 0. In a loss, where such a row should weigh nothing, use
+    ``masked_normalize``.
 
     Raises:
         ConfigError: the shapes differ.
@@ -66,7 +50,7 @@ def masked_mean(tensor: torch.Tensor, mask: torch.Tensor, dim: int | None = None
     >>> masked_mean(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[1, 1], [0, 0]]), dim=1)
     tensor([2., nan])
     """
-    return _keep(tensor, mask).sum(dim=dim) / mask.bool().sum(dim=dim)
+    return _mask_out(tensor, mask).sum(dim=dim) / mask.bool().sum(dim=dim)
 
 
 def sft_microbatch_train_step(
@@ -75,22 +59,11 @@ def sft_microbatch_train_step(
     gradient_accumulation_steps: int,
     normalize_constant: float = 1.0,
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Loss and ``backward`` of one microbatch, normalised as in the CS336 handout.
+    """Compute the handout's loss of one microbatch and call ``backward`` (CS336).
 
     ``loss = mean_b(-sum_t mask[b, t] * log_probs[b, t] / normalize_constant) / gradient_accumulation_steps``
 
-    Not what the course trains with: see the head of this module and ``token_weighted_loss``.
-
-    Args:
-        policy_log_probs: ``[B, T]``, log-probability of each label in nats, with a graph to go back through.
-        response_mask: ``[B, T]``, True on response tokens.
-        gradient_accumulation_steps: microbatches to an optimizer step.
-        normalize_constant: what each sequence's sum is divided by.
-
-    Returns:
-        ``(loss, metadata)``. ``loss`` is a scalar, divided as above, detached (its gradient is already in ``.grad``).
-        ``metadata`` holds scalars: ``response_tokens``, how many were counted, and ``mean_token_nll``, their mean
-        negative log-likelihood in nats (nan if there were none). A row that is all masked adds 0.
+    Returns ``(loss, metadata)``: the detached scalar, ``response_tokens`` and their ``mean_token_nll`` in nats.
 
     Raises:
         ConfigError: the shapes differ or are not ``[B, T]``, or a divisor is not positive.
@@ -114,38 +87,25 @@ def sft_microbatch_train_step(
     loss.backward()
     metadata = {
         "response_tokens": response_mask.bool().sum(),
-        "mean_token_nll": masked_mean(-policy_log_probs.detach(), response_mask),
+        "mean_token_nll": masked_mean(-policy_log_probs.detach(), response_mask),  # nan without response tokens
     }
     return loss.detach(), metadata
 
 
-def token_weighted_loss(
+def token_mean_loss(
     log_probs: torch.Tensor, response_mask: torch.Tensor, total_target_tokens: int | torch.Tensor
 ) -> torch.Tensor:
-    """The course's training loss: ``-sum(mask * log_probs) / total_target_tokens``, one microbatch's share.
+    """Compute the course's loss: ``-sum(mask * log_probs) / total_target_tokens``.
 
-    The divisor is the number of target tokens of the *whole optimizer step*, the same for each of its microbatches.
-    Summed over them the losses are the mean negative log-likelihood of the step's tokens, and the accumulated
-    gradient is that of one big batch, whatever the lengths and however the step was cut. Of the handout's loss that
-    is true only if all microbatches have the same number of sequences, and there a longer step weighs more: with two
-    responses of 2 and 8 tokens this loss gives each token the weight 1/10, the handout's 1/2.
-
-    Call ``backward`` on the result yourself, without dividing again by the number of microbatches. Data-parallel
-    wrappers average gradients over processes: count the tokens of all processes and multiply by their number.
-
-    Args:
-        log_probs: ``[B, T]``, log-probability of each label in nats.
-        response_mask: ``[B, T]``, True on response tokens.
-        total_target_tokens: how many tokens the whole step counts, at least 1.
-
-    Returns:
-        A scalar in nats, with its graph; 0, with a zero gradient, for a microbatch without targets.
+    The divisor counts the target tokens of the whole optimizer step, over all its microbatches (and processes). The
+    microbatches' losses then add up to the step's mean NLL per token, and their gradients to that of one big batch.
+    So call ``backward`` without dividing by the number of microbatches. Shapes ``[B, T]``; a scalar in nats.
 
     Raises:
         ConfigError: the shapes differ, or the total is below 1.
 
     >>> short, long = torch.full((1, 2), -3.0), torch.full((1, 8), -0.5)
-    >>> losses = [token_weighted_loss(x, torch.ones_like(x), total_target_tokens=10) for x in (short, long)]
+    >>> losses = [token_mean_loss(x, torch.ones_like(x), total_target_tokens=10) for x in (short, long)]
     >>> sum(losses).item()  # (2 * 3 + 8 * 0.5) / 10
     1.0
     """
@@ -156,11 +116,37 @@ def token_weighted_loss(
     return masked_normalize(-log_probs, response_mask, total_target_tokens)
 
 
-def _keep(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """``tensor`` with zeros where masked, in value and gradient, whatever stood there."""
-    # Broadcasting would hide the usual slip, a mask that was not shifted or sliced along with the labels.
+def plain_sft_loss(model: torch.nn.Module, batch: Batch, divisor: float) -> torch.Tensor:
+    """Compute the loss of one microbatch step by step, for reading.
+
+    ``batch`` holds ``[B, T]`` tensors, ``divisor`` the target tokens of the whole step. Returns a scalar in nats.
+    """
+    log_probs = get_response_log_probs(model, batch.input_ids, batch.labels)["log_probs"]  # [B, T]
+    return token_mean_loss(log_probs, batch.response_mask, divisor)
+
+
+def sft_loss(model: torch.nn.Module, batch: Batch, divisor: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Compute the loss that the course trains with, on one microbatch.
+
+    Equal to ``plain_sft_loss`` in value and gradient, but the output head runs on the response positions only, a few
+    hundred at a time, and its gradients are made in the forward pass.
+
+    Returns ``(loss, log_probs)``: a scalar for one ``backward``, and ``[N]`` nats of the N response tokens, detached.
+    """
+    # All that is counted or checked is on the CPU still: on a GPU it would wait for all work in progress.
+    positions = batch.response_mask.flatten().nonzero().squeeze(-1)  # [N]
+    labels = batch.labels.flatten()[positions]  # [N]
+    # No attention mask: padding is on the right, so causal attention never looks at it.
+    hidden, head = run_to_head(model, {"input_ids": batch.input_ids})  # [B, T, H]
+    hidden = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device, non_blocking=True))  # [N, H]
+    loss, log_probs, *_ = one_pass_loss(hidden, head, labels, 1.0 / divisor)
+    return loss, log_probs
+
+
+def _mask_out(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    # Broadcasting would hide a mask that was not shifted or sliced along with the labels.
     if tensor.shape != mask.shape:
         raise ConfigError(
             f"the mask has shape {tuple(mask.shape)}, the tensor {tuple(tensor.shape)}", "give both the same shape"
         )
-    return torch.where(mask.bool(), tensor, 0.0)
+    return torch.where(mask.bool(), tensor, 0.0)  # not `mask * tensor`: nan * 0 is nan

@@ -1,15 +1,19 @@
-"""Prompt templates: how a problem becomes the text that the model continues, and what it should answer.
+"""Prompt templates: how a problem becomes the text that the model continues, and the response it should learn.
 
 ``gsm8k`` is the course's own; ``r1_zero`` and ``question_only`` are those of the CS336 assignment.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.records import Problem
+
+Style = Literal["gsm8k", "r1_zero", "question_only"]  # where a response has its answer: after ####, in tags, in a box
 
 _R1_ZERO = (
     "A conversation between User and Assistant. The User asks a question, and the Assistant solves it. "
@@ -21,29 +25,24 @@ _R1_ZERO = (
 
 
 def _reasoning(problem: Problem) -> str:
-    """The reference answer without its last ``####`` line."""
     return problem.answer.rsplit("####", 1)[0].rstrip()
 
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A prompt and the response that supervised fine-tuning aims at.
+    """A prompt, and the response that supervised fine-tuning aims at.
 
     Attributes:
-        name: also names the grading style (``gsm8k``, ``r1_zero``, ``question_only``).
+        name: any name; ``get_template`` knows those of this module.
         text: the prompt, with ``{question}`` where the question goes.
         respond: the target text for a problem. It begins with a space where the prompt ends in a word, as a
-            byte-pair tokenizer would have it in running text (" Natalia" is one token, "Natalia" is not).
+            byte-pair tokenizer expects in running text (" Natalia" is one token, "Natalia" is not).
+        style: which grader reads the responses.
         stop: strings at which generation may end (part of the response).
 
     >>> problem = Problem("How many?", "2+3 = <<2+3=5>>5\\n#### 5", "5")
-    >>> print(get_template("gsm8k").prompt(problem))
-    Solve the problem step by step and put the final answer on the last line after ####.
-    <BLANKLINE>
-    Question: How many?
-    Answer:
-    >>> get_template("gsm8k").respond(problem)
-    ' 2+3 = <<2+3=5>>5\\n#### 5'
+    >>> get_template("gsm8k").prompt(problem)[-29:]
+    '\\n\\nQuestion: How many?\\nAnswer:'
     >>> get_template("r1_zero").respond(problem)
     ' 2+3 = <<2+3=5>>5 </think> <answer> 5 </answer>'
     """
@@ -51,44 +50,64 @@ class PromptTemplate:
     name: str
     text: str
     respond: Callable[[Problem], str]
+    style: Style
     stop: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        if "{question}" not in self.text:
+            raise ConfigError(
+                f"the text of template {self.name!r} has no {{question}}", "put it where the question goes"
+            )
+
     def prompt(self, problem: Problem | str) -> str:
-        """The text to continue. ``str.replace`` rather than ``format``: a question may hold braces."""
+        """Return the text to continue, for a problem or a question."""
         question = problem if isinstance(problem, str) else problem.question
-        return self.text.replace("{question}", question)
+        before, _, after = self.text.rpartition("{question}")  # not str.format: a question may hold braces
+        return before + question + after
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of all that the template does (its name does not count)."""
+        response = self.respond(Problem("a question", "a step\n#### 1", "1"))
+        parts = repr((self.text, response, self.style, self.stop))
+        return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
 
-_TEMPLATES = (
-    PromptTemplate(
-        name="gsm8k",
-        text="Solve the problem step by step and put the final answer on the last line after ####.\n\n"
-        "Question: {question}\nAnswer:",
-        respond=lambda problem: " " + problem.answer,
-    ),
-    PromptTemplate(
-        name="r1_zero",
-        text=_R1_ZERO,
-        respond=lambda problem: f" {_reasoning(problem)} </think> <answer> {problem.final} </answer>",
-        stop=("</answer>",),
-    ),
-    PromptTemplate(
-        name="question_only",
-        text="{question}",
-        respond=lambda problem: f"\n{_reasoning(problem)}\n\\boxed{{{problem.final}}}",
-    ),
-)
+def few_shot(template: PromptTemplate, problems: Sequence[Problem]) -> PromptTemplate:
+    """Return the template with solved problems before the question.
 
-TEMPLATE_NAMES = tuple(template.name for template in _TEMPLATES)
+    They repeat the paragraph with the question; an instruction in an earlier paragraph is given once.
+
+    >>> one = few_shot(get_template("question_only"), [Problem("1 + 1?", "1+1=2\\n#### 2", "2")])
+    >>> one.name, one.prompt("2 + 3?")
+    ('question_only_1_shot', '1 + 1?\\n1+1=2\\n\\\\boxed{2}\\n\\n2 + 3?')
+    """
+    start = template.text.rfind("\n\n", 0, template.text.rindex("{question}")) + 2
+    instruction, frame = (template.text[:start], template.text[start:]) if start > 1 else ("", template.text)
+    one = replace(template, text=frame)
+    solved = "".join(one.prompt(problem) + one.respond(problem) + "\n\n" for problem in problems)
+    return replace(template, name=f"{template.name}_{len(problems)}_shot", text=instruction + solved + frame)
+
+
+_GSM8K = "Solve the problem step by step and put the final answer on the last line after ####.\n\n"
+_TEMPLATES = {
+    "gsm8k": PromptTemplate("gsm8k", _GSM8K + "Question: {question}\nAnswer:", lambda p: f" {p.answer}", "gsm8k"),
+    "r1_zero": PromptTemplate(
+        "r1_zero",
+        _R1_ZERO,
+        lambda p: f" {_reasoning(p)} </think> <answer> {p.final} </answer>",
+        "r1_zero",
+        ("</answer>",),
+    ),
+    "question_only": PromptTemplate(
+        "question_only", "{question}", lambda p: f"\n{_reasoning(p)}\n\\boxed{{{p.final}}}", "question_only"
+    ),
+}
+TEMPLATE_NAMES = tuple(_TEMPLATES)
 
 
 def get_template(name: str) -> PromptTemplate:
-    """The template of that name.
-
-    Raises:
-        ConfigError: there is none of that name.
-    """
-    for template in _TEMPLATES:
-        if template.name == name:
-            return template
-    raise ConfigError(f"no prompt template is called {name!r}", f"choose one of {', '.join(TEMPLATE_NAMES)}")
+    """Return the template of that name: gsm8k, r1_zero or question_only."""
+    if name not in TEMPLATE_NAMES:
+        raise ConfigError(f"no prompt template is called {name!r}", f"choose one of {', '.join(TEMPLATE_NAMES)}")
+    return _TEMPLATES[name]

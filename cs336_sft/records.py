@@ -21,11 +21,10 @@ class Problem:
 
     Attributes:
         question: the text of the question.
-        answer: the whole reference answer: reasoning, with calculator annotations ``<<48/2=24>>``, and a last
-            line ``#### N``.
+        answer: the reference answer: reasoning with calculator annotations ``<<48/2=24>>``, last line ``#### N``.
         final: the final answer as a plain decimal string, without thousands separators (``"1080"``).
-        id: where it came from, stable between runs (``"gsm8k/train/17"``).
-        template: the situation template that made it, empty for GSM8K.
+        id: stable between runs (``"gsm8k/train/17"``).
+        template: the situation template of a generated problem, empty for GSM8K.
 
     >>> Problem("2 + 3?", "2+3 = <<2+3=5>>5\\n#### 5", "5").final
     '5'
@@ -44,11 +43,11 @@ class Generation:
 
     Attributes:
         prompt: the text that was continued.
-        token_ids: every generated id; the end-of-text id is included when it was produced, padding never.
+        token_ids: every generated id, with the end-of-text id if it was produced, without padding.
         text: the decoded continuation, without the end-of-text token, cut at a stop string if there was one.
         finish_reason: ``"stop"`` for an end-of-text token or a stop string, ``"length"`` for the limit.
         stop_reason: the stop string that ended it; None for end-of-text and for the limit.
-        sample: which of the ``n`` samples of its prompt this is, from 0.
+        sample: number of this sample among those of its prompt, from 0.
         logprobs: natural-log probability of each id under the model at temperature 1, or None if not asked for.
         entropies: entropy in nats of the next-token distribution at each position at temperature 1, or None.
 
@@ -68,13 +67,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Graded:
-    """A generation beside its problem, with the verdicts (0.0 or 1.0 each).
+    """A generation, its problem and its rewards (0.0 or 1.0 each).
 
     Attributes:
-        format_reward: the demanded structure is there and complete.
-        answer_reward: the answer read from that structure equals the reference.
-        reward: ``format_reward * answer_reward``; what ``accuracy`` averages.
-        lenient: any readable final answer equals the reference; what ``accuracy_lenient`` averages.
+        format_reward: the response has the structure that the prompt demands.
+        answer_reward: the answer in that structure equals the reference.
+        reward: ``format_reward * answer_reward``; ``accuracy`` is its mean.
+        lenient: any readable final answer equals the reference; ``accuracy_lenient`` is its mean.
 
     >>> g = Generation(prompt="Q", token_ids=(5, 0), text=" 5", finish_reason="stop")
     >>> problem = Problem("2 + 3?", "#### 5", "5")

@@ -3,7 +3,7 @@
 Topic: loss. Difficulty 3 of 5, about 25 minutes. Taught in notebook 02_masked_loss.
 Check it with `cs336-sft check ex10`; stuck? `cs336-sft hint ex10`.
 
-token_weighted_loss(log_probs, response_mask, total_target_tokens) -> scalar tensor
+token_mean_loss(log_probs, response_mask, total_target_tokens) -> scalar tensor
     log_probs, response_mask   [B, T] of one microbatch (the mask is bool); it may have no target at all
     total_target_tokens        how many target tokens the *whole optimizer step* has
     returns                    -sum(mask * log_probs) / total_target_tokens, differentiable
@@ -25,7 +25,7 @@ from __future__ import annotations
 import torch
 
 
-def token_weighted_loss(log_probs: torch.Tensor, response_mask: torch.Tensor, total_target_tokens: int) -> torch.Tensor:
+def token_mean_loss(log_probs: torch.Tensor, response_mask: torch.Tensor, total_target_tokens: int) -> torch.Tensor:
     """One microbatch's share of the step's loss."""
     raise NotImplementedError
 

@@ -27,17 +27,16 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cs336_sft.cli.common import quiet_libraries
 from cs336_sft.experiments.run import free_memory
-from cs336_sft.model.lora import add_adapter, load_quantized
-from cs336_sft.model.lora_config import AdapterConfig
+from cs336_sft.model.loading import load_quantized, quiet_libraries
+from cs336_sft.model.lora import AdapterConfig, add_adapter
 from cs336_sft.model.memory_estimate import StepSetup
 from cs336_sft.model.memory_measurement import build_model
 from cs336_sft.model.shape import known_shape
 from cs336_sft.records import Example
 from cs336_sft.training.config import SFTConfig
-from cs336_sft.training.setup import run_accelerator, set_weights_dtype
-from cs336_sft.training.step import SFTStep, make_optimizer
+from cs336_sft.training.setup import set_weights_dtype
+from cs336_sft.training.step import make_microbatches, make_optimizer, optimizer_step
 
 # Tokens of GSM8K's training problems in Qwen2.5's tokenizer: percentile, prompt, answer (notebook 01 measures them).
 PERCENTILES = ((0, 45, 25), (50, 78, 111), (90, 112, 195), (95, 123, 229), (99, 151, 287), (100, 240, 420))
@@ -109,20 +108,22 @@ def measure(row: Row, folder: Path, args: argparse.Namespace, device: str) -> di
     )
     examples = make_examples(args.batch * args.steps, model.get_input_embeddings().num_embeddings, seed=0)
     records = []
-    with tempfile.TemporaryDirectory() as scratch, run_accelerator(config, Path(scratch)) as accelerator:
-        set_weights_dtype(model, config)
-        weights = allocated()
-        if row.gradient_checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.train()
-        prepared, optimizer = accelerator.prepare(model, make_optimizer(model, config))
-        step = SFTStep(accelerator, prepared, optimizer, examples, config, pad_id=0)
-        for number in range(args.steps):
-            indices = range(number * args.batch, (number + 1) * args.batch)
-            records.append(step.run(number + 1, indices, config.learning_rate))
-            synchronize()
-        peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
-        reserved = torch.cuda.max_memory_reserved() if device == "cuda" else None
+    set_weights_dtype(model, config)
+    weights = allocated()
+    if row.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = make_optimizer(model, config)
+    for number in range(args.steps):
+        started = time.perf_counter()
+        indices = range(number * args.batch, (number + 1) * args.batch)
+        indices = sorted(indices, key=lambda index: -len(examples[index]))
+        microbatches = make_microbatches(examples, indices, config.micro_batch_size, pad_id=0)
+        optimizer_step(model, optimizer, microbatches, config, number + 1, config.learning_rate)
+        synchronize()
+        tokens, seconds = sum(len(examples[index]) for index in indices), time.perf_counter() - started
+        records.append({"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds})
+    peak = torch.cuda.max_memory_allocated() if device == "cuda" else None
+    reserved = torch.cuda.max_memory_reserved() if device == "cuda" else None
     return {
         **asdict(row),
         "weights_bytes": weights,
@@ -195,7 +196,7 @@ def write_random_model(shape, folder: Path, device: str) -> None:
     from cs336_sft.model.loading import embedded_model_path, load_tokenizer
 
     torch.manual_seed(0)
-    model = build_model(shape, StepSetup(batch=1, length=8), device).to(torch.bfloat16)
+    model = build_model(shape, StepSetup(1, 8), device).to(torch.bfloat16)
     model.save_pretrained(folder)
     load_tokenizer(embedded_model_path()).save_pretrained(folder)
     del model

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> list[dict]:
     for limit in args.limits:
         report(f"base, limit {limit}", None, args.split, measure(model, tokenizer, problems, max_new_tokens=limit))
     report("base, limit 160", None, "heldout_templates", measure(model, tokenizer, unseen, max_new_tokens=160))
-    sampled = measure(model, tokenizer, problems[:128], max_new_tokens=160, temperature=1.0, n=8)
+    sampled = measure(model, tokenizer, problems[:128], max_new_tokens=160, temperature=1.0, num_samples=8)
     report("base, T=1, 8 samples", 0, args.split, sampled)
     for size, append_eos in ((128, True), (512, True), (512, False)):
         for seed in range(args.seeds):
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> list[dict]:
             if append_eos and size == 512:
                 after = measure(model, tokenizer, unseen, max_new_tokens=160)
                 report(name, seed, "heldout_templates", after, step=max(steps))
-                sampled = measure(model, tokenizer, problems[:128], max_new_tokens=160, temperature=1.0, n=8)
+                sampled = measure(model, tokenizer, problems[:128], max_new_tokens=160, temperature=1.0, num_samples=8)
                 report(name + ", T=1, 8 samples", seed, args.split, sampled, step=max(steps))
     return rows
 

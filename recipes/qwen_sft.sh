@@ -9,11 +9,11 @@
 # Options after OUT go to `cs336-sft sft` (or `sweep`) as they are:
 #     --gradient-checkpointing    half the activations or less, about a third more time: for a smaller card
 #     --micro-batch-size 4        the same learning with less memory
-#     --sampler vllm              evaluations with vLLM, which takes 30 % of the card beside training (80 GB)
+#     --sampler vllm              evaluations with vLLM, which takes 30 % of an 80 GB card during training
 #
 # Minutes and memory of each, measured on the shape with random weights (they do not depend on the weights' values):
 #     python recipes/sft_cost.py recorded/methods/memory_1.5b.json
-# Evaluations come on top: `--eval-every ends` makes two of them, of 512 validation problems each.
+# Evaluations come on top: `--eval-every none` makes two of them, of 512 validation problems each.
 # Learning rates: 1e-5 is what the course's notes used for all weights, an adapter's default is ten times that. Neither
 # was tuned for your data: `grid` does that, on validation problems.
 set -euo pipefail
@@ -22,12 +22,12 @@ shift 2
 
 sft=(
   python -m cs336_sft sft --profile qwen2.5-math-1.5b --train-size full --epochs 3 --batch-size 16 --micro-batch-size 8
-  --schedule cosine --warmup 40 --limit 512 --eval-size 512 --eval-every ends --test
+  --schedule cosine --warmup 40 --max-new-tokens 512 --eval-size 512 --eval-every none --test-checkpoint last
 )
 case $mode in
-  full) "${sft[@]}" --lr 1e-5 --out "$out/full" "$@" ;;
+  full) "${sft[@]}" --learning-rate 1e-5 --out "$out/full" "$@" ;;
   lora | qlora)
-    "${sft[@]}" --lr 1e-4 "--$mode" r=16,alpha=32 --out "$out/$mode" "$@"
+    "${sft[@]}" --learning-rate 1e-4 --method "$mode" --out "$out/$mode" "$@"
     # An ordinary model folder, for vLLM and for sharing.
     [ -d "$out/$mode-merged" ] || python -m cs336_sft merge "$out/$mode/final" --out "$out/$mode-merged" ;;
   grid)

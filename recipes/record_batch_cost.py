@@ -25,13 +25,14 @@ import transformers
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cs336_sft.data.batching import epoch_batches, padding_share, split_microbatches
+from cs336_sft.losses import sft_loss
 from cs336_sft.model.memory_estimate import StepSetup
 from cs336_sft.model.memory_measurement import build_model, measured
 from cs336_sft.model.shape import known_shape
 from cs336_sft.records import Example
 from cs336_sft.tokenization import collate, count_targets
 from cs336_sft.training.config import SFTConfig
-from cs336_sft.training.step import make_optimizer, response_loss
+from cs336_sft.training.step import make_optimizer
 
 SHAPES = ("HuggingFaceTB/SmolLM2-135M-Instruct", "Qwen/Qwen2.5-1.5B")
 # GSM8K's train split in Qwen tokens: median 191 and 90th percentile 298 in total, median 78 of the prompt.
@@ -58,7 +59,7 @@ def measure(model, optimizer, examples, batch_size, micro, steps, device) -> dic
     for number in range(steps + 2):
         batch = full[number % len(full)]
         parts = split_microbatches(batch, lengths, max_sequences=micro)
-        weight = 1.0 / count_targets([examples[index] for index in batch])
+        targets = count_targets([examples[index] for index in batch])
         with measured(device) if number < 3 or device.type == "cuda" else nullcontext() as meter:
             if meter:
                 meter.reset_peak()
@@ -67,7 +68,7 @@ def measure(model, optimizer, examples, batch_size, micro, steps, device) -> dic
                 made = collate([examples[index] for index in part], 0)
                 autocast = torch.autocast("cuda", dtype=torch.bfloat16) if device.type == "cuda" else nullcontext()
                 with autocast:
-                    loss, _, _ = response_loss(model, made, weight, device)
+                    loss, _ = sft_loss(model, made, targets)
                 loss.backward()
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)

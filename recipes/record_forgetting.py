@@ -21,7 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from cs336_sft.cli.common import quiet_libraries
 from cs336_sft.experiments.grid import Grid, SweepRun
 from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.experiments.record import run_record
@@ -30,7 +29,7 @@ from cs336_sft.generation.make_sampler import make_sampler
 from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.grading import lenient_reward_fn
 from cs336_sft.lessons.forgetting import calculations, score_calculations, text_loss
-from cs336_sft.model.loading import best_device, load_model_and_tokenizer
+from cs336_sft.model.loading import best_device, load_model_and_tokenizer, quiet_libraries
 from cs336_sft.training.setup import versions
 from recipes.pretraining_text import documents
 
@@ -38,20 +37,21 @@ SETTINGS = {
     "profile": "tiny",
     "train_size": 384,
     "max_steps": 48,
-    "limit": 160,
+    "max_new_tokens": 160,
     "eval_size": 128,
-    "eval_batch_size": 128,
+    "gen_batch_size": 128,
     "eval_every": [48],
 }
 LEARNING_RATES = {"full": [1e-4, 2e-4], "lora": [1e-3], "qlora": [1e-3]}
 FRAME = "Q: {question}\nA:"  # one of the pretraining text's, in no training example
-KEPT = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate", "reference_loss", "n")
+KEPT = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate", "validation_loss", "n")
 
 
 def make_grid(seeds: list[int], settings: dict) -> Grid:
     shared = SETTINGS | settings
     blocks = [
-        Grid({**shared, "method": method}, {"lr": rates}, tuple(seeds)) for method, rates in LEARNING_RATES.items()
+        Grid({**shared, "method": method}, {"learning_rate": rates}, tuple(seeds))
+        for method, rates in LEARNING_RATES.items()
     ]
     return Grid(blocks=tuple(blocks), seeds=tuple(seeds), name="tiny_forgetting")
 
@@ -64,7 +64,7 @@ def measure(folder: str | Path, n_problems: int, device: str) -> dict:
     with make_sampler("hf", model, tokenizer, batch_size=256) as sampler:
         calculated = score_calculations(sampler, tasks)
         prompts = [FRAME.replace("{question}", problem.question) for problem in problems]
-        answers = sampler.generate(prompts, SamplingConfig(max_new_tokens=SETTINGS["limit"]))
+        answers = sampler.generate(prompts, SamplingConfig(max_new_tokens=SETTINGS["max_new_tokens"]))
     texts = list(documents(2 * n_problems, seed=777, end_of_text=tokenizer.eos_token))
     right = [lenient_reward_fn(a[0].text, p.final) for a, p in zip(answers, problems, strict=True)]
     return {
@@ -84,7 +84,7 @@ def record(run: SweepRun, runs: Path, n_problems: int, device: str) -> dict:
         "name": run.name,
         "method": flat["method"],
         "learning_rate": flat["learning_rate"],
-        "seed": flat["order_seed"],
+        "seed": flat["seed"],
     }
     row |= {name: about["evaluations"][-1][name] for name in KEPT}
     return row | measure(runs / run.name / "final", n_problems, device)
@@ -113,7 +113,7 @@ def main() -> None:
     }
     print("base", content["base"], flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    for run in sorted(grid.runs(), key=lambda run: run.settings.sft.seed):  # whole seeds, if it is cut short
+    for run in sorted(grid.runs(), key=lambda run: run.config.seed):  # whole seeds, if it is cut short
         began = time.perf_counter()
         status = run_sweep([run], args.runs).statuses[0]
         if status.status not in ("finished", "skipped"):

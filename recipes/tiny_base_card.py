@@ -1,9 +1,9 @@
-"""Write the measured figures of the embedded model into its model card and into the README.
+"""Write the measured figures of the embedded model into its model card.
 
     python recipes/tiny_base_card.py
 
-Reads ``recorded/tiny_base/*.json`` and replaces what stands between ``<!-- measured -->`` and ``<!-- end -->`` in both
-files. A test demands that they are current.
+Reads ``recorded/tiny_base/*.json`` and replaces what stands between ``<!-- measured -->`` and ``<!-- end -->``. A test
+demands that they are current.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "recorded" / "tiny_base"
 CARD = ROOT / "cs336_sft" / "assets" / "tiny-base" / "README.md"
-README = ROOT / "README.md"
 START, END = "<!-- measured -->\n", "<!-- end -->\n"
 RATES = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate")
 
@@ -33,27 +32,24 @@ def _last_of_each_run(rows: list[dict]) -> list[dict]:
     return list(last.values())
 
 
-def table(record: dict, *, every_row: bool) -> str:
-    """The measurements as a Markdown table; ``every_row`` adds other limits, sampling and the unseen templates."""
+def table(record: dict) -> str:
+    """The measurements as a Markdown table."""
     lines = [
         "| model | accuracy | accuracy, lenient | `####` format | stopped by the limit | mean tokens |",
         "|---|---|---|---|---|---|",
     ]
     for row in _last_of_each_run(record["rows"]):
-        short = row["split"] == record["split"] and "T=1" not in row["name"]
-        if not every_row and (not short or row["name"] in ("base, limit 320", "base, limit 640")):
-            continue
         details = []
         if row["seed"] is not None and row["name"].startswith("SFT"):
             details.append(f"seed {row['seed']}")
         if row["split"] != record["split"]:
             details.append("unseen templates")
-        name = ", ".join([row["name"] if every_row else row["name"].replace(", limit 160", ""), *details])
+        name = ", ".join([row["name"], *details])
         lines.append(f"| {name} | {_cells(row)} |")
     return "\n".join(lines) + "\n"
 
 
-def section(*, every_row: bool) -> str:
+def section() -> str:
     """What goes between the markers: what was measured and how, then the table."""
     record = json.loads((RECORDED / "measurements.json").read_text())
     best = max((r for r in record["rows"] if r["name"] == "SFT 512" and "step" in r), key=lambda r: r["accuracy"])
@@ -65,7 +61,7 @@ def section(*, every_row: bool) -> str:
         f"learning rate {sft['learning_rate']:g}, "
         f"batch {sft['batch_size']}, {sft['epochs']} epochs. By `{record['command']}` on {record['device']}, "
         f"{record['date']}; raw figures in `recorded/tiny_base/`.\n\n"
-        f"{table(record, every_row=every_row)}\n"
+        f"{table(record)}\n"
         f"Accuracy of SFT on 512 examples (seed {best['seed']}) is highest at step {best['step']} of {last}: "
         f"{best['accuracy']:.1%} ({best['accuracy_low']:.1%}-{best['accuracy_high']:.1%}). "
         "That peak is read off the same problems: a description of the curve, not the choice of a checkpoint.\n"
@@ -80,9 +76,8 @@ def updated(text: str, new: str) -> str:
 
 
 def main() -> None:
-    for path, every_row in ((CARD, True), (README, False)):
-        path.write_text(updated(path.read_text(), section(every_row=every_row)))
-        print(path.relative_to(ROOT))
+    CARD.write_text(updated(CARD.read_text(), section()))
+    print(CARD.relative_to(ROOT))
 
 
 if __name__ == "__main__":

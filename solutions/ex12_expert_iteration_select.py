@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import Counter
 
 
-def select_samples(graded, per_question_cap: int | None = None) -> list:
+def select_samples(graded, max_per_question: int | None = None) -> list:
     """The samples that a round of expert iteration trains on."""
     selected, seen, taken = [], set(), Counter()
     for item in graded:
         question = item.problem.id
         key = (question, item.generation.text.strip())
-        full = per_question_cap is not None and taken[question] >= per_question_cap
+        full = max_per_question is not None and taken[question] >= max_per_question
         if item.reward == 0 or key in seen or full:
             continue
         seen.add(key)

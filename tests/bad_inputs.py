@@ -1,7 +1,4 @@
-"""The table of bad inputs: what is given, and words that the message must hold. Data of ``test_bad_inputs.py``.
-
-``tools/bad_input_table.py`` runs the same table and writes docs/BAD_INPUT.md.
-"""
+"""The table of bad inputs: what is given, and words that the message must hold. Data of ``test_bad_inputs.py``."""
 
 from __future__ import annotations
 
@@ -108,9 +105,10 @@ def usage(given: str, words: str) -> Bad:
 COMMANDS = (
     usage("", "the following arguments are required: COMMAND"),
     usage("trainn", "invalid choice: 'trainn'"),
-    usage("eval --n 0", "argument --n: 0 is not a whole number of 1 or more"),
-    usage("eval --n many", "argument --n: many is not a whole number"),
-    usage("eval --limit -5", "argument --limit"),
+    usage("eval --num-samples 0", "argument --num-samples: 0 is not a whole number of 1 or more"),
+    usage("eval --num-samples many", "argument --num-samples: many is not a whole number"),
+    Bad("eval --eval-size 0", "eval_size is 0"),
+    Bad("eval --max-new-tokens -5", "max_new_tokens is -5"),
     usage("eval --temperature warm", "argument --temperature"),
     usage("eval --split validatoin", "argument --split"),
     Bad("eval --profile huge", "'huge'"),
@@ -122,36 +120,36 @@ COMMANDS = (
     Bad("eval --model ./broken-model", "broken-model"),
     Bad("eval --data nowhere.jsonl", "nowhere.jsonl"),
     Bad("eval --data no-answer.jsonl", "no-answer.jsonl, line 2: no field 'answer'"),
-    Bad("eval --data good.jsonl --n 99", "99"),
-    Bad("eval --data good.jsonl --n 2 --limit 5000", "max_new_tokens=5000"),
-    Bad("eval --data good.jsonl --n 2 --samples 2", "raise temperature"),
-    Bad("eval --data good.jsonl --n 2 --temperature -1", "SamplingConfig.temperature is -1.0"),
-    Bad("eval --data good.jsonl --n 2 --temperature nan", "SamplingConfig.temperature is nan"),
+    Bad("eval --data good.jsonl --eval-size 99", "99"),
+    Bad("eval --data good.jsonl --eval-size 2 --max-new-tokens 5000", "max_new_tokens=5000"),
+    Bad("eval --data good.jsonl --eval-size 2 --num-samples 2", "raise temperature"),
+    Bad("eval --data good.jsonl --eval-size 2 --temperature -1", "SamplingConfig.temperature is -1.0"),
+    Bad("eval --data good.jsonl --eval-size 2 --temperature nan", "SamplingConfig.temperature is nan"),
     Bad("eval --out .", "is a folder"),
     Bad("eval --out good.jsonl/x.jsonl", "good.jsonl is a file"),
     usage("sft", "--out"),
-    usage("sft --out run --lr 0", "argument --lr: 0 is not a number above 0"),
-    usage("sft --out run --lr nan", "argument --lr"),
-    usage("sft --out run --batch-size 0", "argument --batch-size"),
+    Bad("sft --out run --learning-rate 0", "learning_rate is 0"),
+    Bad("sft --out run --learning-rate NaN", "learning_rate is nan"),
+    Bad("sft --out run --batch-size 0", "batch_size is 0"),
+    usage("sft --out run --learning-rat 1", "Remedy: write '--learning-rate'"),
     usage("sft --out run --schedule cosin", "argument --schedule"),
-    usage("sft --out run --eval-every never", "argument --eval-every"),
-    usage("sft --out run --eval-every 1,0", "argument --eval-every"),
-    Bad("sft --out run --warmup -1", "SFTConfig.warmup is -1"),
+    Bad("sft --out run --eval-every never", "eval_every is 'never'"),
+    Bad("sft --out run --eval-every [1,0]", "eval_every is (1, 0)"),
+    Bad("sft --out run --warmup -1", "warmup is -1"),
     Bad("sft --out run --seed -1", "seed"),
     Bad("sft --out good.jsonl", "good.jsonl is a file"),
     Bad("sft --out run --data good.jsonl --train-size 99", "99"),
     Bad("sft --out run --data binary.jsonl", "binary.jsonl, line 1"),
     Bad("sft --out strangers --train-size 2 --eval-size 1", "'thesis.txt'"),
-    Bad("sft --out broken-run --train-size 2 --eval-size 1", "config.json: not a JSON object"),
+    Bad("sft --out broken-run --train-size 2 --eval-size 1", "config.json: not JSON (column 2"),
     Bad("sft --out unknown-run --train-size 2 --eval-size 1", "learning_rat was 0.1, now null"),
-    Bad("sft --out run --lora r=0", "AdapterConfig.r is 0"),
-    Bad("sft --out run --lora rank=8", "--lora: 'rank=8'"),
-    usage("sft --out run --lora --qlora", "not allowed with"),
+    Bad("sft --out run --method lora --lora-r 0", "RunConfig.lora_r is 0"),
+    usage("sft --out run --method prefix", "argument --method"),
     usage("ei", "--out"),
-    usage("ei --out run --rounds 0", "argument --rounds"),
-    usage("ei --out run --judge fair", "argument --judge"),
+    Bad("ei --out run --rounds 0", "rounds is 0"),
+    usage("ei --out run --selection-grader fair", "argument --selection-grader"),
     Bad("ei --out good.jsonl", "good.jsonl is a file"),
-    Bad("ei --out run --data no-answer.jsonl --questions 1", "no-answer.jsonl, line 2"),
+    Bad("ei --out run --data no-answer.jsonl --questions-per-round 1", "no-answer.jsonl, line 2"),
     Bad("sweep nowhere.json --out runs", "nowhere.json"),
     Bad("sweep not-json.jsonl --out runs", "not-json.jsonl"),
     Bad("sweep unknown-grid.json --out runs", "learning_rat"),
@@ -197,7 +195,7 @@ def _read_problems(name: str, words: str) -> Bad:
 
 def _read_generations(name: str, words: str) -> Bad:
     def call(folder: Path) -> Any:
-        from cs336_sft.evaluation.evaluate import read_generations
+        from cs336_sft.evaluation.generations_file import read_generations
 
         return read_generations(folder / name)
 
@@ -218,9 +216,9 @@ READERS = (
     _read_problems("strangers", "strangers can't be read"),
     _read_problems("empty.jsonl", "empty.jsonl holds no problem"),
     _read_problems("blank.jsonl", "blank.jsonl holds no problem"),
-    _read_problems("not-json.jsonl", "not-json.jsonl, line 2 is not JSON (column 2"),
-    _read_problems("cut.jsonl", "cut.jsonl, line 2 is not JSON"),
-    _read_problems("list.jsonl", "list.jsonl, line 1 is not an object"),
+    _read_problems("not-json.jsonl", "not-json.jsonl, line 2: not JSON (column 2"),
+    _read_problems("cut.jsonl", "cut.jsonl, line 2: not JSON"),
+    _read_problems("list.jsonl", "list.jsonl, line 1: not a JSON object"),
     _read_problems("no-question.jsonl", "line 1: no field 'question'"),
     _read_problems("number.jsonl", "line 1: field 'answer' is int, not a string"),
     _read_problems("null.jsonl", "line 1: field 'question' is NoneType, not a string"),
@@ -231,8 +229,8 @@ READERS = (
     _read_problems("latin-1.jsonl", "latin-1.jsonl, line 2: byte 25 is not UTF-8"),
     _read_problems("surrogate.jsonl", "field 'question' has half of a surrogate pair"),
     _read_problems("binary.jsonl", "binary.jsonl, line 1"),
-    _read_problems("deep.jsonl", "deep.jsonl, line 1 is not JSON"),
-    _read_generations("nowhere.jsonl", "nowhere.jsonl: no such file"),
+    _read_problems("deep.jsonl", "deep.jsonl, line 1: not JSON"),
+    _read_generations("nowhere.jsonl", "nowhere.jsonl can't be read: No such file"),
     _read_generations("gen-not-json.jsonl", "gen-not-json.jsonl, line 2"),
     _read_generations("gen-list.jsonl", "line 1: not a JSON object"),
     _read_generations("gen-no-text.jsonl", "no field 'text'"),
@@ -245,7 +243,7 @@ READERS = (
     _read_generations("binary.jsonl", "binary.jsonl, line 1"),
     _load_result("nowhere", "nowhere: is not a run (no config.json)"),
     _load_result("strangers", "is not a run"),
-    _load_result("cut-run", "metrics.jsonl, line 2: not a JSON object"),
+    _load_result("cut-run", "metrics.jsonl, line 2: not JSON"),
 )
 
 
@@ -274,7 +272,7 @@ def _expert(field: str, value: Any) -> Bad:
 
 
 def _adapter(field: str, value: Any) -> Bad:
-    return _config("model.lora_config", "AdapterConfig", field, value)
+    return _config("model.lora", "AdapterConfig", field, value)
 
 
 def _engine(field: str, value: Any) -> Bad:
@@ -283,11 +281,11 @@ def _engine(field: str, value: Any) -> Bad:
 
 def _settings(flat: dict[str, Any], words: str) -> Bad:
     def call(folder: Path) -> Any:
-        from cs336_sft.experiments.settings import make_settings
+        from cs336_sft.experiments.config import make_config
 
-        return make_settings(flat)
+        return make_config(**flat)
 
-    return Bad(f"make_settings({flat!r})", words, call)
+    return Bad(f"make_config(**{flat!r})", words, call)
 
 
 def _saved(name: str, words: str) -> Bad:
@@ -304,7 +302,6 @@ CONFIGS = (
     *(_sft("learning_rate", value) for value in (0.0, -1e-4, NAN, INF, "1e-4", None, True)),
     *(_sft("epochs", value) for value in (0, 1.5, "3")),
     *(_sft("batch_size", value) for value in (0, True, None)),
-    _sft("micro_batch_tokens", 100, micro_batch_size=2),
     *(_sft("warmup", value) for value in (-1, 1.0, NAN)),
     *(_sft("betas", value) for value in ((0.9, 1.0), [0.9, 0.95], (0.9,))),
     _sft("max_grad_norm", 0.0),
@@ -314,28 +311,25 @@ CONFIGS = (
     *(_sft("eval_every", value) for value in ((), (4, 0), "epoch")),
     _sft("checkpoint_every", None),
     _sft("keep_checkpoints", 0),
-    _sft("trackers", ("mlflow",)),
     _saved("unknown-run/config.json", "SFTConfig has no field 'learning_rat'"),
     *(_sampling("max_new_tokens", value) for value in (0, 1.5, "160", True)),
     *(_sampling("temperature", value) for value in (-0.1, NAN, INF, "1")),
     *(_sampling("top_p", value) for value in (0.0, 1.5, NAN, "1")),
-    *(_sampling("n", value) for value in (0, 2.0, 4)),
+    *(_sampling("num_samples", value) for value in (0, 2.0, 4)),
     *(_sampling("stop", value) for value in ("\n", ["\n"], ("",))),
     _sampling("seed", "0"),
     _sampling("min_new_tokens", 20, max_new_tokens=10),
     _sampling("min_new_tokens", -1),
     _sampling("record_entropy", 1),
-    *(_expert(field, value) for field, value in (("rounds", 0), ("questions_per_round", 0), ("rollouts", 0))),
-    *(_expert(field, value) for field, value in (("judge", "fair"), ("select", "best"), ("truncated", "keep"))),
+    *(_expert(field, value) for field, value in (("rounds", 0), ("questions_per_round", 0), ("num_samples", 0))),
+    *(_expert(field, value) for field, value in (("selection_grader", "fair"), ("select", "best"))),
     *(_expert(field, value) for field, value in (("temperature", 0.0), ("grader_error", 2.0), ("seed", -1))),
-    *(_expert(field, value) for field, value in (("per_question_cap", 0), ("samples_per_round", (1,)))),
+    *(_expert(field, value) for field, value in (("max_per_question", 0), ("samples_per_round", (1,)))),
     *(_adapter(field, value) for field, value in (("r", 0), ("alpha", -1), ("dropout", 1.5), ("targets", "q_proj"))),
     *(_engine(field, value) for field, value in (("gpu_memory_utilization", 2.0), ("max_model_len", 0))),
-    *(_engine(field, value) for field, value in (("dtype", "fp8"), ("tensor_parallel_size", 0))),
-    _settings({"learning_rat": 0.1}, "there is no setting 'learning_rat'"),
-    _settings({"method": "dora"}, "the setting method is 'dora'"),
-    _settings({"train_size": 0}, "the setting train_size is 0"),
-    _settings({"learning_rate": 0}, "SFTConfig.learning_rate is 0"),
-    *(_config("exercises.sandbox.runner", "Limits", "seconds", value) for value in (0, NAN)),
-    _config("exercises.sandbox.runner", "Limits", "memory", 0),
+    *(_engine(field, value) for field, value in (("dtype", "fp8"), ("sleep", 1))),
+    _settings({"learning_rat": 0.1}, "RunConfig has no field 'learning_rat'"),
+    _settings({"method": "dora"}, "RunConfig.method is 'dora'"),
+    _settings({"train_size": 0}, "RunConfig.train_size is 0"),
+    _settings({"learning_rate": 0}, ".learning_rate is 0"),
 )

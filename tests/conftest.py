@@ -82,10 +82,10 @@ def small_run(tmp_path, random_model, tokenizer, problems) -> dict:
         "data": str(data),
         "eval_data": str(data),
         "train_size": 8,
-        "batch": 4,
+        "batch_size": 4,
         "max_steps": 2,
         "eval_size": 3,
-        "limit": 4,
+        "max_new_tokens": 4,
         "eval_every": None,
     }
 

@@ -1,4 +1,4 @@
-"""What one of several processes does in ``test_several_processes.py`` and ``tools/process_table.py``; no test itself.
+"""What one of several processes does in ``test_several_processes.py``; no test itself.
 
 python -m torch.distributed.run --nproc-per-node 2 distributed_worker.py FOLDER RUN [ei]
 
@@ -18,23 +18,22 @@ from pathlib import Path
 
 import torch
 
-from cs336_sft.data.batching import deal, split_microbatches
 from cs336_sft.data.gsm8k import read_problems
 from cs336_sft.evaluation.evaluate import evaluate
 from cs336_sft.expert_iteration.config import ExpertIterationConfig
-from cs336_sft.expert_iteration.loop import run_expert_iteration
-from cs336_sft.expert_iteration.result import ExpertIterationResult
+from cs336_sft.expert_iteration.loop import expert_iteration
+from cs336_sft.expert_iteration.run_folder import ExpertIterationResult
 from cs336_sft.generation.hf_sampler import HFSampler
 from cs336_sft.generation.sampler import SamplingConfig
+from cs336_sft.generation.shared_sampler import SharedSampler
 from cs336_sft.grading import gsm8k_reward_fn
 from cs336_sft.model.loading import load_model_and_tokenizer
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Example
-from cs336_sft.tokenization import collate
+from cs336_sft.training import loop
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.loop import train_sft
-from cs336_sft.training.step import SFTStep
-from cs336_sft.utils.distributed import SharedSampler, is_main, rank
+from cs336_sft.utils.distributed import is_main, rank
 from cs336_sft.utils.files import JsonLines
 
 
@@ -56,19 +55,16 @@ def keep_gradients(kept: list[torch.Tensor]) -> None:
 
 def in_another_order(order: str) -> None:
     """The same sums in one process, added up otherwise: what rounding alone does."""
-    usual = SFTStep._microbatches
+    usual = loop.make_microbatches
 
-    def dealt(self, indices):
-        parts = []
-        for process in (0, 1):
-            share = deal(indices, self.lengths, process, 2)
-            parts += split_microbatches(share, self.lengths, max_sequences=self.config.micro_batch_size)
-        return [collate([self.examples[index] for index in part], self.pad_id) for part in parts]
+    def dealt(examples, indices, micro_batch_size, pad_id):
+        shares = (indices[0::2], indices[1::2])  # longest first, as `deal` orders them
+        return [batch for share in shares for batch in usual(examples, share, micro_batch_size, pad_id)]
 
-    def reverse(self, indices):
-        return usual(self, indices)[::-1]
+    def reverse(*arguments):
+        return usual(*arguments)[::-1]
 
-    SFTStep._microbatches = {"dealt": dealt, "reversed": reverse}[order]
+    loop.make_microbatches = {"dealt": dealt, "reversed": reverse}[order]
 
 
 def lucky(response: str, reference: str) -> dict[str, float]:
@@ -100,14 +96,17 @@ def iterate(folder: Path, name: str) -> ExpertIterationResult:
     config = ExpertIterationConfig(
         rounds=2,
         questions_per_round=5,
-        rollouts=4,
+        num_samples=4,
         max_new_tokens=12,
         min_new_tokens=1,
         chunk_questions=3,
-        sft=SFTConfig(learning_rate=1e-3, epochs=2, batch_size=3, checkpoint_every=2, progress=False),
+        learning_rate=1e-3,
+        epochs=2,
+        batch_size=3,
+        checkpoint_every=2,
     )
     template, sampler = get_template("question_only"), HFSampler(model, tokenizer, 4)
-    return run_expert_iteration(
+    return expert_iteration(
         model,
         tokenizer,
         problems,
@@ -117,7 +116,7 @@ def iterate(folder: Path, name: str) -> ExpertIterationResult:
         sampler=sampler,
         validation=problems[:3],
         test=problems[3:],
-        judge=lucky,
+        selection_grader=lucky,
     )
 
 
@@ -128,7 +127,7 @@ def main(folder: Path, name: str) -> None:
     config = SFTConfig.from_dict(json.loads((folder / "config.json").read_text()))
     problems = read_problems(folder / "problems.jsonl")
     sampler = SharedSampler(HFSampler(model, tokenizer, 4))
-    sampling = SamplingConfig(max_new_tokens=12, temperature=1.0, n=2)
+    sampling = SamplingConfig(max_new_tokens=12, temperature=1.0, num_samples=2)
 
     def evaluator(step: int) -> dict:
         path = folder / name / "generations" / f"step-{step:06d}.jsonl"

@@ -1,4 +1,4 @@
-"""Faults that befall a run, each tried on a small one. Data of ``test_faults.py`` and ``tools/fault_table.py``.
+"""Faults that befall a run, each tried on a small one. Data of ``test_faults.py``.
 
 A scenario breaks a run, checks what is said, lets the same call go on, and checks that nothing is missing: the records
 and final weights are those of a run that was not disturbed. It returns what was said.
@@ -29,7 +29,8 @@ from cs336_sft.training import checkpoints
 from cs336_sft.training import loop as training
 from cs336_sft.training.checkpoints import fingerprint_weights
 from cs336_sft.training.config import SFTConfig
-from cs336_sft.training.loop import TrainingResult, load_result, train_sft, without_wall_clock
+from cs336_sft.training.loop import train_sft
+from cs336_sft.training.result import TrainingResult, load_result, without_wall_clock
 from cs336_sft.training.step import NonFiniteLossError
 from cs336_sft.utils.files import JsonLines, read_json
 
@@ -354,7 +355,7 @@ SCENARIOS: dict[str, tuple[Callable[[Setup], str], str]] = {
         "nothing; the older checkpoint is used",
     ),
     "one bit of the newest checkpoint turned": (newest_checkpoint_damaged, "nothing; the older checkpoint is used"),
-    "every checkpoint damaged": (every_checkpoint_damaged, "nothing but time: the run begins anew"),
+    "every checkpoint damaged": (every_checkpoint_damaged, "nothing but time: the run starts from the beginning"),
     "pickles planted beside the tensors": (pickle_planted_in_a_checkpoint, "nothing; nobody reads them"),
     "loss not a number": (loss_not_a_number, "nothing; the weights are those before the step"),
     "Ctrl-C twice": (ctrl_c_twice, "nothing; steps since the last checkpoint are made again"),

@@ -10,14 +10,14 @@ import torch
 
 from cs336_sft.cli import main
 from cs336_sft.errors import ConfigError, RunDirectoryError
+from cs336_sft.experiments.config import make_config
 from cs336_sft.experiments.run import run_sft
-from cs336_sft.experiments.settings import make_settings
-from cs336_sft.model.loading import load_model_and_tokenizer
-from cs336_sft.model.lora import add_adapter, is_adapter_folder, load_quantized, merge_adapter, without_adapter
-from cs336_sft.model.lora_config import AdapterConfig
+from cs336_sft.model.loading import is_adapter_folder, load_model_and_tokenizer, load_quantized, load_tokenizer
+from cs336_sft.model.lora import AdapterConfig, add_adapter, merge_adapter, without_adapter
 from cs336_sft.prompts import get_template
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training.loop import SFTConfig, train_sft, without_wall_clock
+from cs336_sft.training.loop import SFTConfig, train_sft
+from cs336_sft.training.result import without_wall_clock
 
 pytest.importorskip("peft", reason="pip install 'cs336-sft[lora]'")
 
@@ -26,7 +26,7 @@ SMALL = AdapterConfig(r=4, alpha=8)
 
 @pytest.fixture
 def settings(small_run) -> dict:
-    return small_run | {"max_steps": 3, "method": "lora", "lora_r": 4, "lr": 1e-2}
+    return small_run | {"max_steps": 3, "method": "lora", "lora_r": 4, "learning_rate": 1e-2}
 
 
 @pytest.fixture
@@ -51,11 +51,6 @@ def ids():
 def test_settings_out_of_range_are_named(values) -> None:
     with pytest.raises(ConfigError, match=f"AdapterConfig.{next(iter(values))}"):
         AdapterConfig(**values)
-
-
-def test_settings_survive_json() -> None:
-    config = AdapterConfig(r=2, targets=("q_proj",), quantize=True)
-    assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_a_fresh_adapter_changes_nothing_and_alone_is_trained(random_model, ids) -> None:
@@ -99,10 +94,66 @@ def test_a_layer_that_is_not_there_is_named(random_model) -> None:
         add_adapter(random_model, AdapterConfig(quantize=True))
 
 
+def test_an_update_of_a_tied_head_is_refused(random_model) -> None:
+    """Merged, it would change the embedding too."""
+    with pytest.raises(ConfigError, match="'lm_head', which shares its matrix.*choose from down_proj"):
+        add_adapter(random_model, AdapterConfig(targets=("q_proj", "lm_head")))
+
+
+def test_an_untied_head_may_have_an_adapter() -> None:
+    import transformers
+
+    sizes = {"vocab_size": 9, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    config = transformers.LlamaConfig(num_attention_heads=1, num_key_value_heads=1, **sizes)
+    adapted = add_adapter(transformers.LlamaForCausalLM(config), AdapterConfig(targets=("lm_head",)))
+    assert any("lm_head" in name for name, p in adapted.named_parameters() if p.requires_grad)
+
+
+def test_layers_of_gpt2_can_be_targets(tmp_path) -> None:
+    """Its linear layers are Conv1D, with the weight the other way round."""
+    import transformers
+
+    torch.manual_seed(0)
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=31, n_embd=8, n_layer=1, n_head=1, n_positions=16)
+    ).eval()
+    with pytest.raises(ConfigError, match="'q_proj'.*choose from c_attn, c_fc, c_proj"):
+        add_adapter(model, AdapterConfig())
+    ids = torch.arange(5).unsqueeze(0)
+    before = logits(model, ids)
+    adapted = add_adapter(model, AdapterConfig(r=2, targets=("c_attn",)))
+    assert torch.equal(logits(adapted, ids), before)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.5)
+    changed = logits(adapted, ids)
+    assert not torch.allclose(changed, before, atol=1e-3)
+    assert torch.allclose(logits(adapted.merge_and_unload(), ids), changed, atol=1e-5)
+
+
+def test_an_adapter_folder_without_a_tokenizer_has_its_models(folder, random_model, tmp_path, ids) -> None:
+    """What peft writes by itself."""
+    adapted = add_adapter(load_model_and_tokenizer(folder)[0], SMALL)
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert not (tmp_path / "adapter" / "tokenizer_config.json").exists()
+    loaded, tokenizer = load_model_and_tokenizer(tmp_path / "adapter")
+    assert torch.equal(logits(loaded, ids), logits(adapted, ids))
+    assert tokenizer("3 boxes")["input_ids"] == load_tokenizer(folder)("3 boxes")["input_ids"]
+
+
+def test_an_adapter_of_another_model_is_one_clear_error(folder, tmp_path) -> None:
+    add_adapter(load_model_and_tokenizer(folder)[0], SMALL).save_pretrained(tmp_path / "adapter")
+    settings = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "embedded"
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ConfigError, match="could not be loaded over embedded.*Remedy: check that adapter_config.json"):
+        load_model_and_tokenizer(tmp_path / "adapter")
+
+
 def test_a_run_leaves_an_adapter_that_loads_and_merges(settings, folder, tmp_path, ids, capsys) -> None:
     before = logits(load_model_and_tokenizer(folder)[0], ids)
     run = tmp_path / "run"
-    outcome = run_sft(make_settings(settings), run)
+    outcome = run_sft(make_config(**settings), run)
     assert outcome.result.metrics[-1]["loss"] < outcome.result.metrics[0]["loss"]
     assert is_adapter_folder(run / "final") and not (run / "final" / "model.safetensors").exists()
     size = (run / "final" / "adapter_model.safetensors").stat().st_size
@@ -122,7 +173,7 @@ def test_a_run_leaves_an_adapter_that_loads_and_merges(settings, folder, tmp_pat
     with pytest.raises(ConfigError, match="no adapter"):
         merge_adapter(folder, tmp_path / "other")
 
-    argv = ["--data", settings["data"], "--n", "3", "--limit", "4", "--json"]
+    argv = ["--data", settings["data"], "--eval-size", "3", "--max-new-tokens", "4", "--json"]
     assert main(["eval", "--model", str(run / "final"), *argv]) == 0
     unmerged = json.loads(capsys.readouterr().out)["metrics"]
     assert unmerged["entropy"] == pytest.approx(outcome.result.evaluations[-1]["entropy"], abs=1e-5)
@@ -148,7 +199,7 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(folder, tokenizer, problems, 
         return {}
 
     with pytest.raises(RuntimeError):
-        one_by_one = SFTConfig(**{**config.to_dict(), "eval_every": 1, "betas": (0.9, 0.95), "trackers": ()})
+        one_by_one = SFTConfig(**{**config.to_dict(), "eval_every": 1, "betas": (0.9, 0.95)})
         train_sft(fresh(), tokenizer, examples, one_by_one, tmp_path / "cut", evaluator=stop)
     cut = train_sft(fresh(), tokenizer, examples, one_by_one, tmp_path / "cut", evaluator=lambda step: {})
     assert without_wall_clock(cut.metrics) == without_wall_clock(whole.metrics)
@@ -162,14 +213,15 @@ def test_a_stopped_run_goes_on_to_the_same_numbers(folder, tokenizer, problems, 
 def test_the_command_takes_the_settings_of_an_adapter(settings, tmp_path, capsys) -> None:
     argv = ["sft", "--out", str(tmp_path / "run"), "--train-size", "4", "--batch-size", "2", "--max-steps", "1"]
     argv += ["--model", settings["model"], "--data", settings["data"], "--eval-data", settings["data"], "--json"]
-    argv += ["--eval-size", "2", "--limit", "3", "--eval-every", "ends"]
-    assert main([*argv, "--lora", "r=2,alpha=4,targets=q_proj+v_proj"]) == 0
+    argv += ["--eval-size", "2", "--max-new-tokens", "3", "--eval-every", "none"]
+    argv += ["--method", "lora"]
+    assert main([*argv, "--lora-r", "2", "--lora-alpha", "4", "--lora-targets", '["q_proj", "v_proj"]']) == 0
     capsys.readouterr()
     noted = json.loads((tmp_path / "run" / "final" / "adapter.json").read_text())
     assert (noted["r"], noted["alpha"], noted["targets"]) == (2, 4.0, ["q_proj", "v_proj"])
-    for text in ("rank=2", "r=x", "r"):
-        assert main([*argv, "--lora", text]) == 2
-        assert "r=16,alpha=32" in capsys.readouterr().err
+    for option, value in (("r", "x"), ("alpha", "0"), ("dropout", "1"), ("targets", "q_proj")):
+        assert main([*argv, f"--lora-{option}", value]) == 2
+        assert f"RunConfig.lora_{option}" in capsys.readouterr().err
 
 
 class TestQuantized:
@@ -181,7 +233,7 @@ class TestQuantized:
 
     def test_a_run_learns_loads_and_merges_onto_what_it_was_trained_on(self, settings, tmp_path, ids) -> None:
         run = tmp_path / "run"
-        outcome = run_sft(make_settings(settings | {"method": "qlora"}), run)
+        outcome = run_sft(make_config(**settings | {"method": "qlora"}), run)
         losses = [record["loss"] for record in outcome.result.metrics]
         assert losses[-1] < losses[0]
         adapted, _ = load_model_and_tokenizer(run / "final")

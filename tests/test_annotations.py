@@ -49,7 +49,7 @@ def test_evaluate_expression(expression, value):
 
 
 @pytest.mark.parametrize(
-    ("text", "verdict"),
+    ("text", "status"),
     [
         ("48/2=24", "right"),
         ("18*8=144.00", "right"),
@@ -68,13 +68,13 @@ def test_evaluate_expression(expression, value):
         ("", "unreadable"),
     ],
 )
-def test_verdicts(text, verdict):
-    assert [check.verdict for check in check_annotations(f"a <<{text}>> b")] == [verdict]
+def test_status(text, status):
+    assert [check.status for check in check_annotations(f"a <<{text}>> b")] == [status]
 
 
 def test_several_and_broken_annotations():
     checks = check_annotations("<<1+1=2>>2 <<1+1=3>>3 <<5*3 and <<2*2=4>>4 <<6/2=")
-    assert [check.verdict for check in checks] == ["right", "wrong", "unreadable", "right", "unreadable"]
+    assert [check.status for check in checks] == ["right", "wrong", "unreadable", "right", "unreadable"]
     assert checks[1].value == 2
     assert check_annotations("no annotation > < >> here") == []
 
@@ -103,8 +103,8 @@ def test_values_agree_with_construction(seed):
 @given(st.text(alphabet=st.sampled_from("<>=+-*/().0123456789 x\n$%,\ud800\u0661"), max_size=400))
 def test_no_string_raises(text):
     for check in check_annotations(text):
-        assert check.verdict in ("right", "wrong", "unreadable")
-        assert (check.value is None) == (check.verdict == "unreadable")
+        assert check.status in ("right", "wrong", "unreadable")
+        assert (check.value is None) == (check.status == "unreadable")
         assert len(check.text) <= MAX_EXPRESSION
 
 
@@ -129,11 +129,11 @@ def test_hostile_text_is_quick(text):
 
 def test_gsm8k_annotations_are_right(gsm8k):
     """Nearly all of GSM8K's own annotations are right; its two floor divisions are outside the grammar."""
-    verdicts = [
-        check.verdict
+    statuses = [
+        check.status
         for line in (gsm8k / "train.jsonl").read_text(encoding="utf-8").splitlines()
         for check in check_annotations(json.loads(line)["answer"])
     ]
-    assert len(verdicts) > 20_000
-    assert verdicts.count("wrong") == 0
-    assert verdicts.count("unreadable") == 2
+    assert len(statuses) > 20_000
+    assert statuses.count("wrong") == 0
+    assert statuses.count("unreadable") == 2

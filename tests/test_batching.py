@@ -44,11 +44,47 @@ def test_length_says_nothing_about_the_time_in_an_epoch():
 
 def test_the_incomplete_batch_is_not_always_the_longest():
     """Nor any other fixed part of the lengths."""
-    means = []
-    for epoch in range(30):
-        [rest] = [b for b in epoch_batches(LENGTHS, 32, seed=0, epoch=epoch) if len(b) == 1]
-        means.append(LENGTHS[rest[0]])
-    assert len(set(means)) > 5
+    lengths = list(range(33))  # eight batches of 4 and one example, whose place is one of nine
+    rests = set()
+    for epoch in range(200):
+        [rest] = [b for b in epoch_batches(lengths, 4, seed=0, epoch=epoch) if len(b) == 1]
+        rests.add(rest[0])
+    assert rests == {0, 4, 8, 12, 16, 20, 24, 28, 32}
+    rests = {b for e in range(200) for b in epoch_batches(lengths[:11], 4, seed=0, epoch=e) if len(b) == 3}
+    assert rests == {(0, 1, 2), (4, 5, 6), (8, 9, 10)}
+
+
+def test_a_megabatch_is_sixteen_batches():
+    """Recorded runs have this order."""
+    assert epoch_batches(LENGTHS, 8, seed=0, epoch=0) == epoch_batches(LENGTHS, 8, seed=0, epoch=0, megabatch=16)
+
+
+def test_a_batch_is_made_of_neighbours_in_length():
+    """Of 12 examples in one megabatch the batches are the thirds; in two megabatches, parts of each half."""
+    lengths = [7, 3, 11, 1, 9, 5, 12, 2, 10, 4, 8, 6]
+    for epoch in range(5):
+        batches = epoch_batches(lengths, 4, seed=0, epoch=epoch, megabatch=3)
+        found = sorted([lengths[i] for i in batch] for batch in batches)
+        assert found == [[1, 2, 3, 4], [5, 6, 7, 8], [9, 10, 11, 12]]
+
+
+def test_microbatches_are_as_large_as_their_limits_allow():
+    lengths = [10, 40, 30, 20, 20]
+    assert split_microbatches(range(5), lengths, max_sequences=2) == [(1, 2), (3, 4), (0,)]
+    assert split_microbatches(range(5), lengths, max_tokens=80) == [(1, 2), (3, 4, 0)]
+    assert split_microbatches(range(5), lengths, max_tokens=79) == [(1,), (2, 3), (4, 0)]
+    assert split_microbatches(range(5), lengths, max_tokens=5) == [(1,), (2,), (3,), (4,), (0,)]
+    assert split_microbatches(range(5), lengths, max_sequences=1, max_tokens=80) == [(1,), (2,), (3,), (4,), (0,)]
+    assert split_microbatches([], []) == []
+
+
+def test_dealing_goes_from_the_longest_to_the_shortest():
+    assert [deal([4, 2, 0, 1], [10, 30, 10, 99, 20], rank, 2) for rank in (0, 1)] == [(1, 0), (4, 2)]
+    assert deal([0], [5], rank=1, world_size=2) == ()
+
+
+def test_padding_share_by_hand():
+    assert padding_share([(0, 1), (2,), ()], [10, 30, 40]) == 1 - 80 / 100
 
 
 @given(lengths_strategy, st.one_of(st.none(), st.integers(1, 9)), st.one_of(st.none(), st.integers(1, 900)))

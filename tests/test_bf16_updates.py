@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cs336_sft.errors import DataError
-from cs336_sft.lessons.bf16_updates import bf16_spacing, share_changed, share_moved, share_within_reach
+from cs336_sft.lessons.bf16_updates import bf16_spacing, fraction_moved, fraction_within_reach
 
 
 def neighbour(value: torch.Tensor) -> torch.Tensor:
@@ -30,7 +30,7 @@ def test_an_update_within_reach_moves_the_stored_number(size, update) -> None:
     if abs(update - half) < 1e-3 * half:
         return  # a tie: rounding to even decides
     grown = (value.float() + update).bfloat16()
-    assert bool(grown != value) == (update > half) == (share_within_reach([value], update) == 1.0)
+    assert bool(grown != value) == (update > half) == (fraction_within_reach([value], update) == 1.0)
 
 
 def model_with_gradients(*weights: float) -> torch.nn.Linear:
@@ -43,16 +43,14 @@ def model_with_gradients(*weights: float) -> torch.nn.Linear:
 def test_a_step_moves_all_weights_in_float32_and_small_ones_in_bfloat16() -> None:
     layer = model_with_gradients(0.5, 0.02, 0.001, 0.0005)
     before = layer.weight.detach().clone(), layer.weight.grad.clone()
-    assert share_moved(layer, 1e-5, torch.float32) == 1.0
-    assert share_moved(layer, 1e-5, torch.bfloat16) == 0.5
-    assert share_moved(layer, 1e-2, torch.bfloat16) == 1.0
+    assert fraction_moved(layer, 1e-5, torch.float32) == 1.0
+    assert fraction_moved(layer, 1e-5, torch.bfloat16) == 0.5
+    assert fraction_moved(layer, 1e-2, torch.bfloat16) == 1.0
     assert torch.equal(layer.weight, before[0]) and torch.equal(layer.weight.grad, before[1]), "made on copies"
 
 
 def test_what_is_not_there_is_an_error() -> None:
     with pytest.raises(DataError, match="gradient"):
-        share_moved(torch.nn.Linear(2, 1), 1e-5, torch.float32)
+        fraction_moved(torch.nn.Linear(2, 1), 1e-5, torch.float32)
     with pytest.raises(DataError):
-        share_within_reach([], 1e-5)
-    with pytest.raises(DataError):
-        share_changed([], [])
+        fraction_within_reach([], 1e-5)

@@ -128,6 +128,16 @@ def test_a_damaged_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000002"]
 
 
+def test_a_damaged_newer_checkpoint_does_not_displace_the_one_just_written(tmp_path):
+    """Step 12 was damaged, so the run goes on from step 8; with keep=1 step 9 is what stays."""
+    model, optimizer = make()
+    save_checkpoint(tmp_path, 8, model, optimizer)
+    (save_checkpoint(tmp_path, 12, model, optimizer).path / "manifest.json").unlink()
+    save_checkpoint(tmp_path, 9, model, optimizer, keep=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000009"]
+    assert newest_checkpoint(tmp_path).step == 9
+
+
 def test_another_model_is_refused(tmp_path):
     checkpoint = save_checkpoint(tmp_path, 1, *make())
     with pytest.raises(RunDirectoryError, match=r"2\.bias"):

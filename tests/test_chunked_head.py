@@ -11,15 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cs336_sft.errors import ConfigError
+from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.logprobs import chunked_log_probs, get_response_log_probs
-from cs336_sft.model import chunked_head
-from cs336_sft.model import triton_head as fused_head
+from cs336_sft.losses import sft_loss
+from cs336_sft.model import chunked_head, triton_head
 from cs336_sft.model.chunked_head import UsedTwiceError, head_log_probs, one_pass_loss
 from cs336_sft.model.memory_tracker import MemoryTracker
 from cs336_sft.model.output_head import OutputHead
 from cs336_sft.model.products import add_product, product
-from cs336_sft.training.step import response_loss
 
 HEADS = {
     "plain": {},
@@ -216,6 +215,48 @@ def test_log_probs_may_be_gone_back_through_again():
         assert torch.equal(a, b)
 
 
+# --- labels -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["log_probs", "loss"])
+@pytest.mark.parametrize("label", [11, -1])
+def test_a_label_outside_of_the_vocabulary_is_refused(kind, label):
+    case = problem()
+    case.labels[3] = label
+    with pytest.raises(DataError, match=f"a label is {label}, the output head has 11 tokens.*tokenizer"):
+        if kind == "log_probs":
+            head_log_probs(case.hidden, case.head, case.labels)
+        else:
+            one_pass_loss(case.hidden, case.head, case.labels, case.weights)
+
+
+@pytest.mark.parametrize("linear", [True, False])
+@pytest.mark.parametrize("ignored", [[2, 5], list(range(7))])
+def test_a_label_of_minus_100_counts_nothing(linear, ignored):
+    case = problem(bias=True)
+    if not linear:
+        case.head = OutputHead(nn.Sequential(case.head.module))
+    kept = [row for row in range(7) if row not in ignored]
+    expected, expected_entropy = by_full_logits(case.hidden, problem(bias=True).head, case.labels)
+    expected[ignored] = expected_entropy[ignored] = 0.0
+    masked = case.labels.clone()
+    masked[ignored] = -100
+    log_probs, entropy = head_log_probs(case.hidden, case.head, masked, with_entropy=True, chunk_size=2)
+    loss, again, entropy_again = one_pass_loss(
+        case.hidden, case.head, masked, case.weights, with_entropy=True, chunk_size=2
+    )
+    assert close(log_probs, expected) and close(again, expected)
+    assert close(entropy, expected_entropy) and close(entropy_again, expected_entropy)
+    assert close(loss, -(case.weights * expected).sum())
+    if linear:
+        wanted = torch.autograd.grad(
+            -(case.weights[kept] * by_full_logits(case.hidden[kept], case.head, case.labels[kept])[0]).sum(),
+            case.inputs,
+        )
+        for found, gradient in zip(torch.autograd.grad(loss, case.inputs), wanted, strict=True):
+            assert close(found, gradient)
+
+
 # --- which gradients --------------------------------------------------------------------------------------------------
 
 
@@ -363,7 +404,7 @@ def test_no_tensor_of_vocabulary_size_per_position_in_model_or_step(random_model
     with MemoryTracker("cpu", smallest=0) as tracker:
         found = get_response_log_probs(random_model, batch.input_ids, batch.labels, True)
         found["log_probs"].sum().backward()
-        response_loss(random_model, batch, 1.0, torch.device("cpu"), with_entropy=True)[0].backward()
+        sft_loss(random_model, batch, 1.0)[0].backward()
     assert largest(tracker) < full / 2
     random_model.zero_grad()
     with MemoryTracker("cpu", smallest=0) as tracker:
@@ -399,9 +440,9 @@ def test_loss_of_a_batch_without_a_response_is_zero_and_can_be_gone_back_through
     from cs336_sft.tokenization import collate
 
     batch = collate([Example((5, 6, 7), ())], pad_id=0)
-    loss, log_probs, entropy = response_loss(random_model, batch, 1.0, torch.device("cpu"), with_entropy=True)
+    loss, log_probs = sft_loss(random_model, batch, 1.0)
     loss.backward()
-    assert loss.item() == 0.0 and log_probs.shape == entropy.shape == (0,)
+    assert loss.item() == 0.0 and log_probs.shape == (0,)
 
 
 def test_the_loss_under_autocast_rounds_operands_and_not_gradients(random_model):
@@ -410,25 +451,50 @@ def test_the_loss_under_autocast_rounds_operands_and_not_gradients(random_model)
     from cs336_sft.tokenization import collate
 
     batch = collate([Example((5, 6, 7), (8, 9, 0))], pad_id=0)
-    plain = response_loss(random_model, batch, 1.0, torch.device("cpu"))[0].item()
+    plain = sft_loss(random_model, batch, 1.0)[0].item()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, *_ = response_loss(random_model, batch, 1.0, torch.device("cpu"))
+        loss, _ = sft_loss(random_model, batch, 1.0)
     loss.backward()
     gradient = random_model.lm_head.weight.grad
     assert loss.dtype == gradient.dtype == torch.float32 and not torch.equal(gradient, gradient.bfloat16().float())
     assert loss.item() == pytest.approx(plain, rel=0.02)
 
 
+# --- no waiting for the device ----------------------------------------------------------------------------------------
+
+
+def test_the_loss_reads_nothing_back_from_the_models_device(random_model, monkeypatch):
+    """Tensors on the device ``meta`` have no values: every read of one, which on a GPU would wait, raises."""
+    from cs336_sft.model import output_head
+    from cs336_sft.records import Example
+    from cs336_sft.tokenization import collate
+
+    monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # it does not know the device
+    checked = []
+    for module, name in ((chunked_head, "_kept"), (output_head, "_check_ids")):
+        check = getattr(module, name)
+
+        def spy(*arguments, check=check, name=name):
+            checked.append((name, *(x.device.type for x in arguments if isinstance(x, torch.Tensor))))
+            return check(*arguments)
+
+        monkeypatch.setattr(module, name, spy)
+    model = random_model.to("meta")
+    batch = collate([Example((5, 6, 7), (8, 9, 0)), Example((5,), (6,))], pad_id=0)
+    loss, log_probs = sft_loss(model, batch, 4.0)
+    loss.backward()
+    assert log_probs.shape == (4,) and model.lm_head.weight.grad.is_meta
+    assert checked == [("_check_ids", "cpu"), ("_kept", "cpu")]  # once each, before anything moves
+    batch.labels[0, 2] = 10**6
+    with pytest.raises(DataError, match="a label is 1000000"):
+        sft_loss(model, batch, 4.0)
+    batch.input_ids[0, 0] = 10**6
+    with pytest.raises(DataError, match="input_ids holds 1000000"):
+        sft_loss(model, batch, 4.0)
+
+
 # --- the Triton path --------------------------------------------------------------------------------------------------
-
-
-def test_operands_that_the_kernel_does_not_take_are_recognised():
-    half = torch.zeros(64, 64, dtype=torch.bfloat16)
-    assert not fused_head.is_usable(half, half)  # on the CPU
-    assert not fused_head.is_usable(half.float(), half.float())
-    for settings_ in ({"cap": 2.0}, {"bias": True}):
-        case = problem(**settings_)
-        assert not chunked_head._can_fuse(case.head, case.hidden, case.head.module.weight, case.head.module.bias)
 
 
 @pytest.mark.parametrize("sure", [False, True], ids=["labels as they come", "very unlikely labels"])
@@ -446,12 +512,12 @@ def test_statistics_of_tiles_give_the_row(sure):
         v = tile - shift[-1].unsqueeze(-1)
         total.append(v.exp().sum(-1))
         weighted.append((v.exp() * v).sum(-1))
-    sums = fused_head.Sums(torch.stack(shift), torch.stack(total), torch.stack(weighted))
-    _, _, _, log_probs, entropy = fused_head.row_statistics(sums)
+    sums = torch.stack([torch.stack(shift), torch.stack(total), torch.stack(weighted)])
+    _, _, _, log_probs, entropy = triton_head.row_statistics(sums)
     log_softmax = logits.log_softmax(-1)
     assert close(log_probs, log_softmax.gather(-1, labels.unsqueeze(-1)).squeeze(-1))
     assert close(entropy, -(log_softmax.exp() * log_softmax).sum(-1))
-    assert bool((sums.shift > 0).any()) == sure
+    assert bool((sums[0] > 0).any()) == sure
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU with bfloat16 and Triton")
@@ -464,7 +530,7 @@ def test_the_triton_path_equals_the_plain_one(rows, vocabulary, scale, std, monk
     head, labels = OutputHead(module, scale), case.labels.cuda()
     hidden = case.hidden.detach().cuda().requires_grad_()
     inputs = [hidden, module.weight]
-    assert chunked_head._can_fuse(head, hidden, module.weight, None)  # so that it is the kernel that is tested
+    assert triton_head.usable_tiles(hidden, module.weight)  # so that it is the kernel that is tested
 
     def run():
         log_probs, entropy = head_log_probs(hidden, head, labels, with_entropy=True)
@@ -477,7 +543,7 @@ def test_the_triton_path_equals_the_plain_one(rows, vocabulary, scale, std, monk
     wanted = torch.autograd.grad(expected.mean(), inputs)
     for found, exact in zip(values, (expected, expected_entropy) * 2, strict=True):
         assert (found.double() - exact).norm() < 1e-4 * exact.norm()
-    monkeypatch.setattr(chunked_head, "_can_fuse", lambda *_: False)
+    monkeypatch.setenv("CS336_TRITON", "0")
     _, (plain, _) = run()
     for r, o, p, exact in zip(recomputed, one_pass, plain, wanted, strict=True):
         limit = 2 * (p.double() - exact.double()).norm() + 1e-3 * exact.double().norm()

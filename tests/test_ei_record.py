@@ -10,7 +10,7 @@ import pytest
 from cs336_sft.errors import DataError
 from cs336_sft.evaluation.intervals import difference_interval, wilson_interval
 from cs336_sft.experiments.ei_plots import plot_arms, plot_rounds
-from cs336_sft.experiments.ei_record import read_record
+from cs336_sft.experiments.ei_record import read_ei_record
 from cs336_sft.expert_iteration.config import ExpertIterationConfig
 from recipes.record_expert_iteration import Recorder, main
 
@@ -34,7 +34,7 @@ def record(tmp_path):
     ]
     path = tmp_path / "tiny.json"
     path.write_text(json.dumps({"device": "cpu", "runs": runs}))
-    return read_record(path)
+    return read_ei_record(path)
 
 
 def test_runs_are_found_by_arm_and_seed_and_failures_aside(record):
@@ -54,8 +54,9 @@ def test_differences_are_paired_by_seed_where_there_are_enough(record):
     # Mean of 0.1, 0.2, 0.3; standard error 0.1 / sqrt(3); Student's t with two degrees of freedom.
     assert found.high - found.value == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)
     assert record.gain("B", "accuracy") == found
-    few = record.difference("random", "EI", "accuracy")  # two seeds: 32 and 112 of 160
-    assert few == difference_interval(wilson_interval(32, 160), wilson_interval(112, 160))
+    # Two seeds on the same 80 problems, 20 % and 70 % right on average: they count as 80 problems, not as 160.
+    few = record.difference("random", "EI", "accuracy")
+    assert few == difference_interval(wilson_interval(16, 80), wilson_interval(56, 80))
     one = record.difference("EI", "one seed", "accuracy")  # seed 0 alone is common
     assert one == difference_interval(wilson_interval(48, 80), wilson_interval(72, 80))
     assert record.gain("random", "accuracy").value == pytest.approx(-0.3)
@@ -68,9 +69,9 @@ def test_other_files_are_refused(tmp_path, content):
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(DataError, match=r"x\.json: holds no recorded"):
-        read_record(path)
+        read_ei_record(path)
     with pytest.raises(DataError):
-        read_record(tmp_path / "missing.json")
+        read_ei_record(tmp_path / "missing.json")
 
 
 def test_a_row_an_arm_with_its_mean_and_its_seeds(record):
@@ -106,7 +107,15 @@ def test_the_band_of_a_share_stays_a_share(metric, lowest):
 
 def recorder(path, **changes):
     """The script's recorder at that file, with the arguments of a small recording."""
-    usual = {"part": "smollm2", "n": 8, "sft_size": 16, "sft_epochs": 3, "seeds": 1, "budget": 100.0, "resume": True}
+    usual = {
+        "part": "smollm2",
+        "eval_size": 8,
+        "sft_size": 16,
+        "sft_epochs": 3,
+        "seeds": 1,
+        "budget": 100.0,
+        "resume": True,
+    }
     return Recorder(path, Namespace(**usual | changes), ExpertIterationConfig(rounds=2))
 
 
@@ -120,7 +129,7 @@ def test_a_recording_goes_on_where_it_stopped(tmp_path):
     assert second.finished("expert iteration", 0)["rounds"][-1]["accuracy"] == 0.2
     assert second.finished("random samples", 0) is None and second.head["gsm8k"] == {"rollouts": {}}
     second.add(run("random samples", 0, 0.1, 0.0))
-    record = read_record(path)
+    record = read_ei_record(path)
     assert set(record.runs) == {"expert iteration", "random samples"} and not record.failed
     assert {made["device"] for runs in record.runs.values() for made in runs.values()} == {first.head["device"]}
 
@@ -129,8 +138,8 @@ def test_a_recording_does_not_go_on_with_another_ones_file(tmp_path):
     path = tmp_path / "smollm2.json"
     recorder(path).add(run("expert iteration", 0, 0.1, 0.2))
     before = path.read_text()
-    with pytest.raises(SystemExit, match=r"other settings \(n\)"):
-        recorder(path, n=9)
+    with pytest.raises(SystemExit, match=r"other settings \(eval_size\)"):
+        recorder(path, eval_size=9)
     assert path.read_text() == before
     assert not recorder(path, resume=False).runs
 

@@ -7,13 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.evaluation.evaluate import evaluate, read_generations, rescore_at_limit, write_generations, write_jsonl
+from cs336_sft.errors import ConfigError, DataError, RewardFunctionError
+from cs336_sft.evaluation.evaluate import evaluate, grade_generation
+from cs336_sft.evaluation.generations_file import read_generations, read_ungraded, write_generations
+from cs336_sft.evaluation.truncation import rescore_at_limit
 from cs336_sft.generation.hf_sampler import HFSampler
 from cs336_sft.generation.sampler import SamplingConfig
-from cs336_sft.grading import gsm8k_reward_fn
+from cs336_sft.grading import get_reward_fn, gsm8k_reward_fn
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Generation
+from cs336_sft.utils.files import write_jsonl
 
 TEMPLATE = get_template("gsm8k")
 
@@ -27,7 +30,7 @@ class Scripted:
 
     def generate(self, prompts, sampling):
         self.seen = (list(prompts), sampling)
-        return [[self._one(prompt, sample) for sample in range(sampling.n)] for prompt in prompts]
+        return [[self._one(prompt, sample) for sample in range(sampling.num_samples)] for prompt in prompts]
 
     def _one(self, prompt, sample):
         index, final = self.finals[prompt]
@@ -41,7 +44,7 @@ class Scripted:
 def test_evaluate_grades_each_generation_against_its_problem(problems, tmp_path) -> None:
     sampler = Scripted(problems)
     path = tmp_path / "deep" / "generations.jsonl"
-    sampling = SamplingConfig(max_new_tokens=3, temperature=1.0, n=2)
+    sampling = SamplingConfig(max_new_tokens=3, temperature=1.0, num_samples=2)
     evaluation = evaluate(sampler, problems, TEMPLATE, gsm8k_reward_fn, sampling, path=path)
     assert sampler.seen == ([TEMPLATE.prompt(p) for p in problems], sampling)
     assert [g.problem for g in evaluation.graded] == [p for p in problems for _ in range(2)]
@@ -66,7 +69,72 @@ def test_reward_function_gets_response_and_reference(problems) -> None:
     lenient = []
     evaluate(Scripted(problems), problems[:2], TEMPLATE, reward_fn, SamplingConfig(),
              lenient_fn=lambda *call: lenient.append(call) or 1.0)  # fmt: skip
-    assert seen == lenient == [(" It is 6.\n#### 6", "6"), (" So the answer is 14.", "14")]
+    # Each reference is graded once before anything is generated.
+    references = [("", "6"), ("", "14")]
+    assert sorted(seen[:2]) == sorted(lenient[:2]) == sorted(references)
+    assert seen[2:] == lenient[2:] == [(" It is 6.\n#### 6", "6"), (" So the answer is 14.", "14")]
+
+
+@pytest.mark.parametrize("style", ["gsm8k", "r1_zero", "question_only"])
+def test_a_reference_that_cannot_be_graded_is_found_before_generating(problems, style) -> None:
+    sampler = Scripted(problems)
+    bad = [*problems[:2], replace(problems[2], final="x+1", id="made/3")]
+    with pytest.raises(DataError, match=r"reference 'x\+1' of made/3 can't be graded"):
+        evaluate(sampler, bad, TEMPLATE, get_reward_fn(style), SamplingConfig())
+    assert sampler.seen is None
+
+
+def fails_on_the_third(response, reference):
+    if "so on" in response:
+        raise ZeroDivisionError("a student's mistake")
+    return gsm8k_reward_fn(response, reference)
+
+
+def test_a_reward_function_that_raises_loses_no_generation(problems, tmp_path) -> None:
+    path = tmp_path / "g.jsonl"
+    sampling = SamplingConfig(temperature=1.0, num_samples=2)
+    with pytest.raises(RewardFunctionError, match=r"sample 0 of .*ZeroDivisionError: a student's.*ungraded") as caught:
+        evaluate(Scripted(problems), problems, TEMPLATE, fails_on_the_third, sampling, path=path)
+    assert problems[2].id in str(caught.value) and not path.exists()
+    expected = evaluate(Scripted(problems), problems, TEMPLATE, gsm8k_reward_fn, sampling, path=path).graded
+    assert caught.value.ungraded == [(item.problem, item.generation) for item in expected]
+
+
+def test_raw_generations_are_on_disk_while_they_are_graded_and_replaced_then(problems, tmp_path) -> None:
+    path = tmp_path / "g.jsonl"
+    raw = tmp_path / "g.jsonl.ungraded"
+
+    def interrupted(response, reference):
+        if response:
+            raise KeyboardInterrupt
+        return gsm8k_reward_fn(response, reference)
+
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(Scripted(problems), problems, TEMPLATE, interrupted, SamplingConfig(), path=path)
+    assert [p.name for p in tmp_path.iterdir()] == [raw.name]
+    kept = read_ungraded(raw)
+    evaluation = evaluate(Scripted(problems), problems, TEMPLATE, gsm8k_reward_fn, SamplingConfig(), path=path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert [grade_generation(*pair, gsm8k_reward_fn) for pair in kept] == without_tokenwise(evaluation.graded)
+    assert read_ungraded(path) == kept
+
+
+@pytest.mark.parametrize("rewards", [{}, {"format_reward": 1.0, "answer_reward": 1.0}, {"reward": None}])
+def test_rewards_that_are_not_there_are_an_error_before_generating(problems, rewards) -> None:
+    sampler = Scripted(problems)
+    with pytest.raises(DataError, match="can't be graded: (KeyError|TypeError)"):
+        evaluate(sampler, problems, TEMPLATE, lambda *_: rewards, SamplingConfig())
+    assert sampler.seen is None
+
+
+def test_without_a_lenient_function_the_strict_reward_counts(problems) -> None:
+    bad = [replace(problems[0], final="x+1")]
+
+    def reward_fn(response, reference):
+        return dict.fromkeys(("format_reward", "answer_reward", "reward"), float(reference == "x+1"))
+
+    evaluation = evaluate(Scripted(problems), bad, TEMPLATE, reward_fn, SamplingConfig(), lenient_fn=None)
+    assert evaluation.metrics.accuracy_lenient == 1.0
 
 
 def test_no_problems(problems) -> None:
@@ -105,7 +173,7 @@ def test_file_is_moved_into_place_in_one_step(tmp_path, monkeypatch) -> None:
         assert source.read_text() == '{"a": 2}\n'
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("cs336_sft.evaluation.evaluate.os.replace", killed)
+    monkeypatch.setattr("cs336_sft.utils.files.os.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         write_jsonl(path, [{"a": 2}])
     assert path.read_text() == '{"a": 1}\n'
@@ -131,7 +199,6 @@ GOOD = {
     ("line", "complaint"),
     [
         ("{", "line 2"),
-        ("", "line 2"),
         ("[1]", "not a JSON object"),
         (json.dumps({k: v for k, v in GOOD.items() if k != "token_ids"}), "no field 'token_ids'"),
         (json.dumps(GOOD | {"token_ids": [1, "2"]}), "token_ids"),
@@ -149,8 +216,13 @@ def test_bad_line_names_file_and_line(tmp_path, line, complaint) -> None:
     assert "bad.jsonl, line 2" in str(caught.value) and complaint in str(caught.value)
 
 
+def test_a_blank_last_line_is_no_line(tmp_path) -> None:
+    (tmp_path / "g.jsonl").write_text("\ufeff" + json.dumps(GOOD) + "\r\n\r\n")
+    assert len(read_generations(tmp_path / "g.jsonl")) == 1
+
+
 def test_missing_or_undecodable_file(tmp_path) -> None:
-    with pytest.raises(DataError, match="no such file"):
+    with pytest.raises(DataError, match=r"none\.jsonl can't be read: No such file"):
         read_generations(tmp_path / "none.jsonl")
     path = tmp_path / "bytes.jsonl"
     path.write_bytes(b'{"id": "\xff\xfe"}\n')

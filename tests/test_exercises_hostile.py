@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import time
 from pathlib import Path
 
@@ -12,13 +11,14 @@ import pytest
 from cs336_sft.exercises.checker import check_file
 from cs336_sft.exercises.registry import find_exercise
 from cs336_sft.exercises.report import Report
-from cs336_sft.exercises.sandbox.perform import Case, observation_from_wire
-from cs336_sft.exercises.sandbox.runner import MIB, Limits, Server, Stopped
-from cs336_sft.exercises.sandbox.wire import WireError, decode, encode
+from cs336_sft.exercises.sandbox.perform import Observation, read_observation, write_observation
+from cs336_sft.exercises.sandbox.runner import MIB, Limits, Server
+from cs336_sft.exercises.sandbox.values import decode, encode
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the exercises' process forks")
 EXERCISE = find_exercise("ex03")
 SOLUTION = Path(__file__).resolve().parent.parent / "solutions" / EXERCISE.file_name
+TO_EVERY_FILE = "    try:\n        os.write(fd, LINE)\n    except OSError:\n        pass\n"
 SIGNATURE = "def masked_normalize(tensor, mask, normalize_constant, dim=None):\n"
 
 
@@ -86,8 +86,8 @@ HOSTILE = {
         "",
     ),
     "replaces the code that calls it": (
-        "import cs336_sft.exercises.sandbox.server as server\nimport cs336_sft.exercises.sandbox.perform as perform\n"
-        "server.perform = perform.perform = lambda *a, **k: perform.Observation(value=True)\n"
+        "import cs336_sft.exercises.sandbox.child as child\nimport cs336_sft.exercises.sandbox.perform as perform\n"
+        "child.perform = perform.perform = lambda *a, **k: perform.Observation(value=True)\n"
         + SIGNATURE
         + "    return tensor.sum()\n",
         "",
@@ -102,13 +102,19 @@ HOSTILE = {
         "        return True\n" + SIGNATURE + "    return torch.zeros(2).as_subclass(T)\n",
         "",
     ),
-    "writes frames into every open file": (
-        "import os\nfrom cs336_sft.exercises.sandbox.server import send\n"
-        "from cs336_sft.exercises.sandbox.wire import encode\n"
-        "for fd in range(3, 64):\n    try:\n        stream = os.fdopen(os.dup(fd), 'wb', buffering=0)\n"
-        "        send(stream, encode({'nonce': 'x', 'loaded': True, 'passed': True}))\n"
-        "    except OSError:\n        pass\n" + SIGNATURE + "    return tensor.sum()\n",
+    "replaces the cases": (
+        "import cs336_sft.exercises.checks.ex03 as ex03\n"
+        "for check in ex03.CHECKS:\n    check.cases[:] = [check.cases[0]] * len(check.cases)\n"
+        + SIGNATURE
+        + "    return 2.5\n",
         "",
+    ),
+    "writes results into every open file": (
+        "import os\nfrom cs336_sft.exercises.sandbox.perform import Observation, write_observation\n"
+        "for fd in range(3, 64):\n    try:\n"
+        "        os.write(fd, write_observation(Observation(value=1.0)).encode() + b'\\n')\n"
+        "    except OSError:\n        pass\n" + SIGNATURE + "    return tensor.sum()\n",
+        "what is no answer",
     ),
     "writes garbage into every open file": (
         "import os\n" + SIGNATURE + "    for fd in range(3, 64):\n        try:\n            os.write(fd, b'x' * 100)\n"
@@ -124,6 +130,7 @@ HOSTILE = {
         SIGNATURE + "    x = []\n    x.append(x)\n    return x\n",
         "can't be read",
     ),
+    "returns an integer that no float holds": (SIGNATURE + "    return 10**400\n", "Opaque"),
     "no Python": ("def masked_normalize(:\n", "not Python"),
     "no text": ("\x00", "not Python"),
 }
@@ -138,10 +145,9 @@ def test_a_hostile_file_is_not_passed(name: str, server, tmp_path) -> None:
     assert "\033" not in report.text()
 
 
-def test_the_table_has_every_hostile_file() -> None:
-    page = (Path(__file__).resolve().parent.parent / "docs" / "HOSTILE_FILES.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| ([^|]+) \| (wrong|crashed) \| .+ \| passed \|$", page, re.M)
-    assert [name for name, _ in rows] == list(HOSTILE), "run `python tools/hostile_table.py`"
+def test_the_page_counts_every_hostile_file() -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "how-this-is-tested.md").read_text(encoding="utf-8")
+    assert f"has {len(HOSTILE)} files that try to pass" in page
 
 
 def test_a_file_that_never_ends_is_ended_in_time(server, tmp_path) -> None:
@@ -177,28 +183,36 @@ def test_the_code_runs_elsewhere_and_leaves_nothing(server, tmp_path, monkeypatc
 
 
 def test_files_do_not_touch_one_another(server, tmp_path) -> None:
-    (tmp_path / "a.py").write_text("import torch\ntorch.where = None\ndef f():\n    return 1\n")
-    with server.open(tmp_path / "a.py") as session:
-        assert session.observe("f", Case(())).value == 1
-    assert check_file(EXERCISE, SOLUTION, server).passed
+    text = "import torch\nright = torch.where\ntorch.where = None\n"
+    assert "CRASHED" in verdict(server, tmp_path, text + SIGNATURE + "    return torch.where(mask, tensor, 0)\n").text()
 
 
-def test_an_answer_to_another_question_is_refused(server, tmp_path) -> None:
-    (tmp_path / "a.py").write_text("def f():\n    return 1\n")
-    with pytest.raises(Stopped), server.open(tmp_path / "a.py") as session:
-        session._nonce = "another"
-        session.observe("f", Case(()))
+def test_one_result_too_many_is_refused(server, tmp_path) -> None:
+    """A result is a line; whoever writes lines of their own is out of step with the cases."""
+    text = SOLUTION.read_text() + f"\nimport os\nfor fd in range(3, 64):\n{TO_EVERY_FILE}"
+    report = verdict(server, tmp_path, text.replace("LINE", repr(write_observation(Observation()).encode() + b"\n")))
+    assert "what is no answer" in report.text()
 
 
-@pytest.mark.parametrize("frame", [b"", b"\xff" * 100, encode([1])[:-1], encode("x") + b"tail", b"\x02\x00\x00\x00{}"])
-def test_bytes_that_are_no_frame_are_refused(frame: bytes) -> None:
-    with pytest.raises(WireError):
-        decode(frame)
+def test_a_process_left_behind_does_not_reach_the_next_file(server, tmp_path) -> None:
+    """It holds the results of its own file open, which nobody reads any more, and no pipe of ours."""
+    text = (
+        "import os, time\nif os.fork() == 0:\n    os.setsid()\n    for i in range(100):\n        time.sleep(0.1)\n"
+        "        for fd in range(3, 64):\n            try:\n                os.write(fd, b'x')\n"
+        "            except OSError:\n                pass\n    os._exit(0)\n"
+    )
+    assert not verdict(server, tmp_path, text + SIGNATURE + "    return tensor.sum()\n").passed
+
+
+@pytest.mark.parametrize("text", ["", b"\xff" * 100, "[1", '{"tensor": 1}', '{"list": [], "tuple": []}', "[" * 99999])
+def test_text_that_is_no_value_is_refused(text: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        decode(text)
 
 
 @pytest.mark.parametrize(
     "value", [None, 5, {"value": 1}, {"crash": 5}, {"crash": [1, 2, 3, 4, 5, 6]}, {"crash": None, "x": 1}]
 )
 def test_values_that_are_no_observation_are_refused(value: object) -> None:
-    with pytest.raises(WireError):
-        observation_from_wire(encode(value))
+    with pytest.raises(ValueError):
+        read_observation(encode(value))

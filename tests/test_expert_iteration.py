@@ -18,28 +18,29 @@ import torch
 from cs336_sft.data.gsm8k import write_problems
 from cs336_sft.errors import ConfigError, RunDirectoryError
 from cs336_sft.expert_iteration import loop as module
-from cs336_sft.expert_iteration import round as ei_selection
 from cs336_sft.expert_iteration.config import ExpertIterationConfig
-from cs336_sft.expert_iteration.loop import run_expert_iteration
-from cs336_sft.expert_iteration.result import load_expert_iteration
+from cs336_sft.expert_iteration.loop import expert_iteration
+from cs336_sft.expert_iteration.run_folder import load_expert_iteration
 from cs336_sft.generation.hf_sampler import HFSampler
+from cs336_sft.model.loading import load_model_and_tokenizer
 from cs336_sft.prompts import get_template
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training.checkpoints import fingerprint_weights, newest_checkpoint
-from cs336_sft.training.config import SFTConfig
-from cs336_sft.training.loop import without_wall_clock
-from cs336_sft.training.step import SFTStep
+from cs336_sft.training import loop as training_loop
+from cs336_sft.training.checkpoints import fingerprint_weights
+from cs336_sft.training.result import without_wall_clock
 
 TEMPLATE = get_template("question_only")
 CONFIG = ExpertIterationConfig(
     rounds=2,
     questions_per_round=6,
-    rollouts=3,
+    num_samples=3,
     max_new_tokens=12,
     min_new_tokens=1,
     chunk_questions=2,
     seed=1,
-    sft=SFTConfig(learning_rate=1e-3, epochs=2, batch_size=4, progress=False),
+    learning_rate=1e-3,
+    epochs=2,
+    batch_size=4,
 )
 
 
@@ -58,7 +59,7 @@ def make_model(random_model):
 
 
 def lucky(response: str, reference: str) -> dict[str, float]:
-    """A judge that a random model can please: about half of all texts."""
+    """A grader that a random model can please: about half of all texts."""
     return dict.fromkeys(("format_reward", "answer_reward", "reward"), float(len(response) % 2 == 0))
 
 
@@ -70,11 +71,11 @@ def never(response: str, reference: str) -> dict[str, float]:
 def iterate(make_model, tokenizer, problems, tmp_path):
     """``iterate(name, ...)``: one run in a folder of that name, with a fresh model, kept as ``iterate.model``."""
 
-    def run(name="run", config=CONFIG, model=None, sampler=None, judge=lucky, **values):
+    def run(name="run", config=CONFIG, model=None, sampler=None, selection_grader=lucky, **values):
         run.model = model or make_model()
         sampler = sampler(run.model) if sampler else HFSampler(run.model, tokenizer, 8)
-        arguments = {"sampler": sampler, "validation": problems[:3], "judge": judge} | values
-        return run_expert_iteration(run.model, tokenizer, problems, TEMPLATE, config, tmp_path / name, **arguments)
+        arguments = {"sampler": sampler, "validation": problems[:3], "selection_grader": selection_grader} | values
+        return expert_iteration(run.model, tokenizer, problems, TEMPLATE, config, tmp_path / name, **arguments)
 
     return run
 
@@ -110,7 +111,7 @@ def test_a_run_leaves_rounds_selections_and_a_model(iterate, problems, tokenizer
             assert tuple(row["response_ids"]) == item.generation.token_ids
             assert row["response_ids"][-1] == tokenizer.eos_token_id
             assert lucky(item.generation.text, "")["reward"] == 1.0
-    # Judged right by a judge of our own, wrong by the template's grader: the metrics are the grader's.
+    # Right for the selection's own grader, wrong for the template's: the metrics are the template's.
     assert result.rounds[1]["rollout_pass_rate"] == 0.0 and result.rounds[1]["kept_wrong"] == 1.0
 
 
@@ -136,7 +137,7 @@ def kill_in_rollout(monkeypatch, after):
 
 def kill_in_grading(monkeypatch, after):
     calls = {"n": 0}
-    grade = ei_selection.grade
+    grade = module.grade_generation
 
     def broken(*arguments):
         calls["n"] += 1
@@ -144,20 +145,20 @@ def kill_in_grading(monkeypatch, after):
             raise Killed
         return grade(*arguments)
 
-    monkeypatch.setattr(ei_selection, "grade", broken)
+    monkeypatch.setattr(module, "grade_generation", broken)
 
 
 def kill_in_training(monkeypatch, after):
     calls = {"n": 0}
-    step = SFTStep.run
+    step = training_loop.optimizer_step
 
-    def broken(self, *arguments):
+    def broken(*arguments, **values):
         calls["n"] += 1
         if calls["n"] == after:
             raise Killed
-        return step(self, *arguments)
+        return step(*arguments, **values)
 
-    monkeypatch.setattr(SFTStep, "run", broken)
+    monkeypatch.setattr(training_loop, "optimizer_step", broken)
 
 
 def kill_in_validation(monkeypatch, after):
@@ -186,23 +187,22 @@ def undisturbed():
 @pytest.mark.parametrize(
     ("kill", "after", "settings"),
     [
-        (kill_in_rollout, 5, {"continue_from": "start"}),
-        (kill_in_grading, 50, {}),
-        (kill_in_training, 8, {"optimizer": "keep"}),
+        (kill_in_rollout, 5, {"train_from": "start"}),
+        (kill_in_grading, 25, {}),
+        (kill_in_training, 8, {}),
         (kill_in_validation, 3, {}),
         _soak(kill_in_rollout, 2, {}),
         _soak(kill_in_rollout, 5, {}),
         _soak(kill_in_grading, 7, {}),
         _soak(kill_in_training, 3, {}),
-        _soak(kill_in_training, 8, {}),
-        _soak(kill_in_training, 8, {"continue_from": "start"}),
+        _soak(kill_in_training, 8, {"train_from": "start"}),
         _soak(kill_in_validation, 1, {}),
     ],
 )
 def test_killed_anywhere_the_run_ends_with_the_same_numbers(
     iterate, problems, monkeypatch, undisturbed, kill, after, settings
 ):
-    config = replace(CONFIG, sft=replace(CONFIG.sft, checkpoint_every=2), **settings)
+    config = replace(CONFIG, checkpoint_every=2, **settings)
     if str(settings) not in undisturbed:
         whole = iterate("whole", config, test=problems[:2])
         undisturbed[str(settings)] = facts(whole), fingerprint_weights(iterate.model)
@@ -223,12 +223,12 @@ KILLER = """
     torch.set_num_threads(1)
     from forked import exit_code_of
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    from cs336_sft import ei_loop as module
-    from cs336_sft import ei_selection, gsm8k
-    from cs336_sft.ei_config import ExpertIterationConfig
-    from cs336_sft.hf_sampler import HFSampler
+    from cs336_sft.data import gsm8k
+    from cs336_sft.expert_iteration import loop as module
+    from cs336_sft.expert_iteration.config import ExpertIterationConfig
+    from cs336_sft.generation.hf_sampler import HFSampler
     from cs336_sft.prompts import get_template
-    from cs336_sft.sft_step import SFTStep
+    from cs336_sft.training import loop as training_loop
 
     folder = Path(sys.argv[1])
     problems = list(gsm8k.read_problems(folder / "problems.jsonl"))
@@ -258,11 +258,12 @@ KILLER = """
             dies_at(*sabotage)
         module.expert_iteration(
             model, tokenizer, problems, get_template("question_only"), config, run_dir,
-            sampler=HFSampler(model, tokenizer, 8), validation=problems[:3], judge=lucky,
+            sampler=HFSampler(model, tokenizer, 8), validation=problems[:3], selection_grader=lucky,
         )
 
     # Validation of the start is the first call of generate, the second and third are the first chunks of round 1.
-    moments = [(HFSampler, "generate", 3), (ei_selection, "grade", 7), (SFTStep, "run", 3), (module, "evaluate", 1)]
+    moments = [(HFSampler, "generate", 3), (module, "grade_generation", 7)]
+    moments += [(training_loop, "optimizer_step", 3), (module, "evaluate", 1)]
     codes = [exit_code_of(iterate, folder / "undisturbed")]
     codes += [exit_code_of(iterate, folder / "killed", *moment) for moment in moments]
     print(json.dumps([*codes, exit_code_of(iterate, folder / "killed")]))
@@ -276,7 +277,7 @@ def test_killed_by_the_system_in_every_phase_the_run_ends_with_the_same_numbers(
     random_model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
     write_problems(tmp_path / "problems.jsonl", problems)
-    config = replace(CONFIG, sft=replace(CONFIG.sft, checkpoint_every=2))
+    config = replace(CONFIG, checkpoint_every=2)
     (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
     command = [sys.executable, "-c", textwrap.dedent(KILLER), str(tmp_path)]
     paths = os.pathsep.join([str(Path(module.__file__).parents[2]), str(Path(__file__).parent)])
@@ -354,39 +355,27 @@ def test_a_finished_run_is_loaded_and_not_made_again(iterate, tokenizer):
 
 def test_a_round_without_a_correct_sample_changes_nothing_and_the_next_one_samples_anew(iterate):
     config = replace(CONFIG, questions_per_round=12)
-    result = iterate(config=config, judge=never)
+    result = iterate(config=config, selection_grader=never)
     assert [record["steps"] for record in result.rounds] == [0, 0, 0]
     assert len({record["weights"] for record in result.rounds}) == 1
     assert result.rounds[2]["kept_n"] == 0 and result.rounds[2]["would_keep"] == 0
     one, two = result.rollouts(1), result.rollouts(2)
     assert [a.problem for a in one] == [b.problem for b in two]
     assert [a.generation.text for a in one] != [b.generation.text for b in two]
-    assert iterate(config=config, judge=never) == result
+    assert iterate(config=config, selection_grader=never) == result
 
 
 def test_continuing_and_starting_anew_differ_only_after_the_first_round(iterate):
-    previous, start = iterate("a"), iterate("b", replace(CONFIG, continue_from="start"))
+    previous, start = iterate("a"), iterate("b", replace(CONFIG, train_from="start"))
     assert facts(previous)[0][:2] == facts(start)[0][:2]
     assert previous.rounds[2]["weights"] != start.rounds[2]["weights"]
     assert previous.rounds[2]["rollout_length"] == start.rounds[2]["rollout_length"]  # the same policy sampled
 
 
 def test_starting_anew_begins_with_the_starting_weights(iterate, make_model, tokenizer, tmp_path, problems):
-    result = iterate(config=replace(CONFIG, continue_from="start"))
+    result = iterate(config=replace(CONFIG, train_from="start"))
     config = json.loads((tmp_path / "run" / "round-02" / "sft" / "config.json").read_text())
     assert config["starting_weights"] == result.rounds[0]["weights"]
-
-
-def test_a_kept_optimizer_goes_on_with_its_states(iterate, tmp_path):
-    reset, kept = iterate("a"), iterate("b", replace(CONFIG, optimizer="keep"))
-    assert reset.rounds[1]["weights"] == kept.rounds[1]["weights"]
-    assert reset.rounds[2]["weights"] != kept.rounds[2]["weights"]
-    from safetensors.torch import load_file
-
-    checkpoint = newest_checkpoint(tmp_path / "b" / "round-02" / "sft" / "checkpoints")
-    states = load_file(checkpoint.path / "optimizer.safetensors")
-    steps = {tensor.item() for name, tensor in states.items() if name.endswith("/step")}
-    assert steps == {kept.rounds[1]["steps"] + kept.rounds[2]["steps"]}
 
 
 def test_the_random_control_trains_on_as_many_samples_of_any_kind(iterate):
@@ -418,13 +407,13 @@ def test_the_human_control_trains_on_the_references_for_as_many_steps(iterate, p
     assert {tuple(row["response_ids"]) for row in human.selected(1)} == expected and len(expected) == 6
 
 
-def test_caps_errors_and_judges_reach_the_selection(iterate):
-    assert iterate("cap", replace(CONFIG, per_question_cap=1)).rounds[1]["kept_most_of_one_question"] == 1
+def test_caps_errors_and_graders_reach_the_selection(iterate):
+    assert iterate("cap", replace(CONFIG, max_per_question=1)).rounds[1]["kept_most_of_one_question"] == 1
     wrong = replace(CONFIG, rounds=1, grader_error=1.0)
     assert iterate("all-wrong", wrong).selected(1) != []
     texts = [row["text"] for row in load_expert_iteration(iterate("flip", wrong).run_dir).selected(1)]
     assert not any(lucky(text, "")["reward"] for text in texts)
-    lenient = iterate("lenient", replace(CONFIG, rounds=1, judge="lenient"), judge=None)
+    lenient = iterate("lenient", replace(CONFIG, rounds=1, selection_grader="lenient"), selection_grader=None)
     assert lenient.rounds[1]["would_keep"] == 0 or lenient.rounds[1]["rollout_lenient_rate"] > 0
 
 
@@ -440,14 +429,85 @@ def test_old_weights_can_be_dropped(iterate, tmp_path):
 
 def test_a_directory_belongs_to_one_run(iterate):
     iterate(config=replace(CONFIG, rounds=1))
-    with pytest.raises(RunDirectoryError, match="rollouts was 3, now 4"):
-        iterate(config=replace(CONFIG, rounds=1, rollouts=4))
+    with pytest.raises(RunDirectoryError, match="num_samples was 3, now 4"):
+        iterate(config=replace(CONFIG, rounds=1, num_samples=4))
     with torch.no_grad():
         iterate.model.lm_head.weight += 1
     with pytest.raises(RunDirectoryError, match="weights that the run started from"):
         iterate(config=replace(CONFIG, rounds=1), model=iterate.model)
     with pytest.raises(ConfigError, match="the pool has 12"):
         iterate("other", replace(CONFIG, questions_per_round=13))
+
+
+def test_more_rounds_can_follow_on_a_finished_run(iterate, problems, tmp_path):
+    iterate("grown", replace(CONFIG, samples_per_round=(9, 3)), test=problems[:2])
+    longer = replace(CONFIG, rounds=3, samples_per_round=(9, 3, 5))
+    grown = iterate("grown", longer, model=iterate.model, test=problems[:2])
+    weights = fingerprint_weights(iterate.model)
+    assert facts(grown) == facts(iterate("at-once", longer, test=problems[:2]))
+    assert weights == fingerprint_weights(iterate.model) == grown.rounds[-1]["weights"] and not grown.interrupted
+    assert load_model_and_tokenizer(tmp_path / "grown" / "final")[0].num_parameters() > 0
+    with pytest.raises(RunDirectoryError, match="3 rounds are finished, 2 are asked for"):
+        iterate("grown", replace(CONFIG, samples_per_round=(9, 3)), test=problems[:2])
+    with pytest.raises(RunDirectoryError, match="samples_per_round was"):
+        iterate("grown", replace(CONFIG, rounds=4, samples_per_round=(9, 3, 4, 4)), test=problems[:2])
+
+
+def test_more_rounds_that_were_stopped_are_an_interrupted_run(iterate, monkeypatch, tmp_path):
+    iterate(config=replace(CONFIG, rounds=1))
+    with monkeypatch.context() as patch:
+        kill_in_rollout(patch, 1)
+        with pytest.raises(Killed):
+            iterate()
+    assert load_expert_iteration(tmp_path / "run").interrupted
+    assert not iterate().interrupted
+
+
+def test_a_grader_that_raises_loses_no_sample(iterate, tokenizer):
+    def raises(response, reference):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        iterate(selection_grader=raises)
+
+    @same_engine
+    class Counting(HFSampler):
+        def generate(self, prompts, sampling):
+            asked.append(sampling.seed)
+            return super().generate(prompts, sampling)
+
+    asked = []
+    iterate(config=replace(CONFIG, rounds=1), sampler=lambda model: Counting(model, tokenizer, 8))
+    assert CONFIG.round_seed(1) not in asked
+
+
+def test_a_run_has_one_grader(iterate):
+    iterate(selection_grader=lambda response, reference: lucky(response, reference))
+    with pytest.raises(RunDirectoryError, match="selection_grader_function was"):
+        iterate(selection_grader=lambda response, reference: never(response, reference))
+    with pytest.raises(RunDirectoryError, match="selection_grader_function was"):
+        iterate(selection_grader=None)
+
+
+def test_a_selection_that_was_made_is_not_made_again(iterate, monkeypatch):
+    """Killed in training, the round goes on with its selection, also if the grader would choose otherwise now."""
+    answers = iter([1.0, 0.0] * 9 + [0.0, 1.0] * 9)
+
+    def moody(response, reference):
+        return dict.fromkeys(("format_reward", "answer_reward", "reward"), next(answers))
+
+    config = replace(CONFIG, rounds=1, checkpoint_every=1)
+    with monkeypatch.context() as patch:
+        kill_in_training(patch, 2)
+        with pytest.raises(Killed):
+            iterate(config=config, selection_grader=moody)
+    result = iterate(config=config, selection_grader=moody)
+    assert result.rounds[1]["steps"] > 0 and {row["sample"] for row in result.selected(1)} <= {0, 1, 2}
+
+
+def test_a_run_needs_a_sampler(iterate, problems, tokenizer, make_model, tmp_path):
+    with pytest.raises(ConfigError, match="no sampler"):
+        iterate(sampler=lambda model: None)
 
 
 class WithoutEntropies(HFSampler):
@@ -486,17 +546,17 @@ def test_a_stale_engine_shows_in_the_gap(iterate, tokenizer):
     "values",
     [
         {"rounds": 0},
-        {"rollouts": 2, "temperature": 0.0},
+        {"num_samples": 2, "temperature": 0.0},
         {"temperature": -1.0},
         {"min_new_tokens": 999},
         {"grader_error": 1.5},
-        {"optimizer": "keep", "continue_from": "start"},
         {"add_format": True},
-        {"judge": "lenient", "truncated": "trim"},
         {"samples_per_round": (1,)},
         {"select": "best"},
-        {"per_question_cap": 0},
-        {"sft": SFTConfig(max_steps=3)},
+        {"max_per_question": 0},
+        {"max_steps": 3},
+        {"eval_every": "log"},
+        {"epochs": 0},
     ],
 )
 def test_configurations_that_make_no_sense_are_refused(values):
@@ -505,7 +565,7 @@ def test_configurations_that_make_no_sense_are_refused(values):
 
 
 def test_a_configuration_survives_json():
-    config = replace(CONFIG, samples_per_round=(3, 4), per_question_cap=2)
+    config = replace(CONFIG, samples_per_round=(3, 4), max_per_question=2)
     assert ExpertIterationConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     with pytest.raises(ConfigError, match="no field 'roundz'"):
         ExpertIterationConfig.from_dict({"roundz": 1})

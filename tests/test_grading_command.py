@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,6 +69,33 @@ def test_mistakes_are_told_in_one_line(
     assert _run(path) == 2
     error = capsys.readouterr().err.strip()
     assert message in error and "Remedy:" in error and "\n" not in error
+
+
+@pytest.mark.parametrize("ends", [b"\n", b"\r\n"])
+def test_a_byte_order_mark_and_windows_line_ends_from_a_file_and_from_stdin(ends, tmp_path, capsys, monkeypatch):
+    lines = [
+        json.dumps(row, ensure_ascii=False).encode() for row in (*ROWS, {"output": "#### 18\u2028é", "answer": 18})
+    ]
+    content = b"\xef\xbb\xbf" + ends.join(lines) + ends * 2
+    path = tmp_path / "windows.jsonl"
+    path.write_bytes(content)
+    assert _run(path, "--json") == 0
+    from_file = json.loads(capsys.readouterr().out)
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(content)))
+    assert _run(Path("-"), "--json") == 0
+    assert json.loads(capsys.readouterr().out) == from_file
+    assert (from_file["n"], from_file["accuracy"]) == (5, 0.4)
+
+
+def test_strict_and_first_are_options(tmp_path, capsys):
+    path = tmp_path / "few.jsonl"
+    rows = [{"output": "#### 18\n#### 5 </think><answer>18</answer>", "answer": 18}]
+    path.write_text(json.dumps(rows[0]), encoding="utf-8")
+    for options, accuracy in ((), 0), (("--first",), 1), (("--style", "r1_zero"), 0), (
+        ("--style", "r1_zero", "--no-strict"), 1
+    ):  # fmt: skip
+        assert _run(path, "--json", *options) == 0
+        assert json.loads(capsys.readouterr().out)["accuracy"] == accuracy
 
 
 def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

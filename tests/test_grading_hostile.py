@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from cs336_sft.grading import STYLES, detect_style, get_reward_fn, lenient_reward_fn, read_answer, read_number
+from cs336_sft.grading import STYLES, detect_style, get_reward_fn, lenient_reward_fn, read_answer
+from cs336_sft.grading.number import read_number
 
 SLOWEST = 0.050  # seconds for one grade, the best of five
 FUZZ_SHORT = 20_000

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.grading import MathVerifier, grade, question_only_reward_fn
+from cs336_sft.grading import MathVerifier, grade_response, question_only_reward_fn
 
 needs_math_verify = pytest.mark.skipif(
     importlib.util.find_spec("math_verify") is None, reason="install the optional extra: pip install 'cs336-sft[math]'"
@@ -47,8 +47,8 @@ def test_expressions(verifier: MathVerifier, answer: str, truth: str, right: flo
 
 @needs_math_verify
 def test_any_of_several_truths(verifier: MathVerifier) -> None:
-    assert grade("\\boxed{\\sqrt{12}}", ["7", "2\\sqrt{3}"], "question_only", math=verifier)["reward"] == 1.0
-    assert grade("no box", "2\\sqrt{3}", "question_only", math=verifier)["format_reward"] == 0.0
+    assert grade_response("\\boxed{\\sqrt{12}}", ["7", "2\\sqrt{3}"], "question_only", math=verifier)["reward"] == 1.0
+    assert grade_response("no box", "2\\sqrt{3}", "question_only", math=verifier)["format_reward"] == 0.0
 
 
 @needs_math_verify

@@ -7,18 +7,10 @@ from fractions import Fraction
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from cs336_sft.grading import (
-    STYLES,
-    find_span,
-    get_reward_fn,
-    grade,
-    lenient_reward_fn,
-    read_answer,
-    read_number,
-    read_truth,
-)
-from cs336_sft.grading.answer_span import plain_hash_value
-from cs336_sft.grading.number import plain_value, read_number_slowly
+from cs336_sft.grading import STYLES, grade_response, lenient_reward_fn, read_answer
+from cs336_sft.grading.answer_span import find_span
+from cs336_sft.grading.ground_truth import read_truth
+from cs336_sft.grading.number import read_number, read_number_slowly
 from cs336_sft.grading.response_end import first_marker, may_need_cut
 
 _NOUNS = "apples eggs dollars miles hours students boxes marbles pages people minutes pencils cookies".split()
@@ -116,9 +108,9 @@ def test_any_number_in_any_dress_and_prose_is_right(answer: tuple, before: str, 
     value, span, style = answer
     response = _wrap(span, style, before, after)
     assert read_answer(response, style).value == value, read_answer(response, style)
-    assert grade(response, value, style)["reward"] == 1.0
+    assert grade_response(response, value, style)["reward"] == 1.0
     invented = "\n\nQuestion: Tom has 5 apples.\nAnswer: #### 5 </think> <answer>5</answer> \\boxed{5}"
-    assert grade(response + invented, value, style)["reward"] == 1.0
+    assert grade_response(response + invented, value, style)["reward"] == 1.0
 
 
 @settings(max_examples=600, deadline=None, derandomize=True)
@@ -128,10 +120,10 @@ def test_any_other_number_is_wrong(answer: tuple, other: Fraction, before: str) 
     if other == value:
         return
     response = _wrap(span, style, before, "")
-    assert grade(response, other, style) == {"format_reward": 1.0, "answer_reward": 0.0, "reward": 0.0}
+    assert grade_response(response, other, style) == {"format_reward": 1.0, "answer_reward": 0.0, "reward": 0.0}
     for near in (-value, value * 10, value / 10, value / 100, value + Fraction(1, 10**6), value + 1):
         if near != value:
-            assert grade(response, near, style)["reward"] == 0.0
+            assert grade_response(response, near, style)["reward"] == 0.0
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -152,7 +144,7 @@ def test_two_numbers_are_no_answer(first: tuple, second: tuple, between: str) ->
         )
     for one in (first[0], second[0]):
         if between in (" or ", ", ", "; ", " to ", " + ", ":", " / 7 / "):
-            assert grade("#### " + span.replace("\n", " "), one)["reward"] == 0.0
+            assert grade_response("#### " + span.replace("\n", " "), one)["reward"] == 0.0
 
 
 @settings(max_examples=200, deadline=None, derandomize=True)
@@ -189,11 +181,7 @@ _ANY_TEXT = st.text(
 @example(" $1,080 ")
 @example("-0")
 def test_the_shortcut_for_plain_numbers_changes_nothing(span: str) -> None:
-    plain = plain_value(span)
-    slow = read_number_slowly(span)
-    assert read_number(span) == slow
-    if plain is not None:
-        assert slow.value == plain
+    assert read_number(span) == read_number_slowly(span)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -201,10 +189,8 @@ def test_the_shortcut_for_plain_numbers_changes_nothing(span: str) -> None:
 def test_the_shortcuts_agree_on_what_they_are_made_for(span: str, before: str) -> None:
     assert read_number(span) == read_number_slowly(span)
     text = before + "####" + span
-    plain = plain_hash_value(text)
     found = find_span(text, "gsm8k")
-    if plain is not None:
-        assert found is not None and read_number_slowly(text[found.start : found.end]).value == plain
+    assert found is not None and read_number(text[found.start : found.end]) == read_number_slowly(span)
 
 
 @settings(max_examples=300, deadline=None, derandomize=True)
@@ -221,11 +207,12 @@ def test_the_quick_test_for_a_cut_misses_no_marker(before: str, marker: str, aft
 
 @settings(max_examples=300, deadline=None, derandomize=True)
 @given(_ANY_TEXT, st.sampled_from(["{}", "#### {}", "</think><answer>{}</answer>", "\\boxed{{{}}}"]))
-def test_no_text_raises_and_a_verdict_is_its_reading(text: str, wrapper: str) -> None:
+def test_no_text_raises_and_the_rewards_are_those_of_the_reading(text: str, wrapper: str) -> None:
     response = wrapper.format(text)
     for style in STYLES:
-        verdict = get_reward_fn(style)(response, ["5", "18"])
-        reading = read_answer(response, style)
-        assert verdict["format_reward"] == float(reading.format)
-        assert verdict["reward"] == verdict["answer_reward"] == float(reading.value in (5, 18))
+        for options in ({}, {"strict": False, "first": True}):
+            rewards = grade_response(response, ["5", "18"], style, **options)
+            reading = read_answer(response, style, **options)
+            assert rewards["format_reward"] == float(reading.format)
+            assert rewards["reward"] == rewards["answer_reward"] == float(reading.value in (5, 18))
     assert lenient_reward_fn(response, 5) in (0.0, 1.0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cs336_sft.data import gsm8k as module
 from cs336_sft.data.gsm8k import final_answer, hold_out, load_gsm8k, read_problems, write_problems
-from cs336_sft.errors import ConfigError, DataError
+from cs336_sft.errors import ConfigError, CourseError, DataError
 from cs336_sft.records import Problem
 
 
@@ -98,9 +98,9 @@ def test_separators_inside_a_string_end_no_line(tmp_path):
         (line()[:-1], "not JSON"),
         (line() + line(), "not JSON"),
         ("[" * 200_000, "not JSON"),
-        ("[]", "not an object"),
-        ('"question"', "not an object"),
-        ("null", "not an object"),
+        ("[]", "not a JSON object"),
+        ('"question"', "not a JSON object"),
+        ("null", "not a JSON object"),
         ('{"answer": "#### 5"}', "no field 'question'"),
         ('{"question": "2 + 3?"}', "no field 'answer'"),
         (line(question=5), "field 'question' is int, not a string"),
@@ -110,7 +110,6 @@ def test_separators_inside_a_string_end_no_line(tmp_path):
         (line(question=" \n"), "field 'question' is empty"),
         (line(answer=""), "field 'answer' is empty"),
         (line(answer="five"), "last line of 'answer' is 'five'"),
-        (line(id=5), "field 'id' is int"),
         (line(question="\ud83d"), "field 'question' has half of a surrogate pair"),
     ],
 )
@@ -122,6 +121,26 @@ def test_a_bad_line_is_an_error_that_names_file_and_line(tmp_path, bad, named):
     message = str(caught.value)
     assert message.startswith(f"{path}, line 3") and named in message and "Remedy: " in message
     assert len(message) < 500 + len(str(path)) and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "id"),
+    [
+        ({"id": 17, "instance": 3, "original_id": 1}, "17"),
+        ({"id": None, "template": None}, "gsm8k/train/0"),
+        ({"id": 1.5, "template": 2}, "gsm8k/train/0"),
+        ({"id": True, "template": ["a"]}, "gsm8k/train/0"),
+        ({"id": "\ud83d", "template": "\ud83d"}, "gsm8k/train/0"),
+        ({"id": {"a": 1}, "final": "6"}, "gsm8k/train/0"),
+    ],
+)
+def test_foreign_fields_make_no_file_unreadable(tmp_path, fields, id):
+    path = tmp_path / "train.jsonl"
+    path.write_text(line(**fields) + "\n", encoding="utf-8")
+    problems = read_problems(path)
+    assert problems == [Problem("2 + 3?", "2+3 = <<2+3=5>>5\n#### 5", "5", id=id)]
+    write_problems(tmp_path / "again.jsonl", problems)
+    assert read_problems(tmp_path / "again.jsonl") == problems
 
 
 def test_other_encodings_are_named(tmp_path):
@@ -171,7 +190,7 @@ def test_writing_is_all_or_nothing(tmp_path, monkeypatch, problems):
 
     with monkeypatch.context() as patched:
         patched.setattr(module.os, "replace", full_disk)
-        with pytest.raises(OSError, match="disk full"):
+        with pytest.raises(CourseError, match="disk full"):
             write_problems(path, problems)
     with pytest.raises(DataError, match="problem 1 for"):
         write_problems(path, [problems[0], replace(problems[1], answer="no final line")])

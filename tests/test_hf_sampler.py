@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 
 import pytest
@@ -10,14 +11,14 @@ from transformers import GenerationConfig
 
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
 from cs336_sft.generation.hf_sampler import HFSampler
-from cs336_sft.generation.response_text import decode_response, find_completed_stop
+from cs336_sft.generation.response_text import decode_response, find_completed_stop, response_text
 from cs336_sft.generation.sampler import Sampler, SamplingConfig
 from cs336_sft.generation.seeded_noise import gumbel, row_key
 from cs336_sft.logprobs import compute_entropy
 from cs336_sft.prompts import get_template
 
 GREEDY = SamplingConfig(max_new_tokens=24)
-SAMPLED = SamplingConfig(max_new_tokens=24, temperature=0.8, n=3, seed=5, record_entropy=True)
+SAMPLED = SamplingConfig(max_new_tokens=24, temperature=0.8, num_samples=3, seed=5, record_entropy=True)
 
 
 @pytest.fixture
@@ -66,9 +67,9 @@ def slow_reference(model, tokenizer, prompt: str, sampling: SamplingConfig, samp
     "sampling",
     [
         SamplingConfig(max_new_tokens=12),
-        SamplingConfig(max_new_tokens=12, temperature=1.0, n=2, seed=3),
-        SamplingConfig(max_new_tokens=12, temperature=0.7, top_p=0.6, n=2, seed=3),
-        SamplingConfig(max_new_tokens=12, temperature=1.0, n=2, seed=3, min_new_tokens=6),
+        SamplingConfig(max_new_tokens=12, temperature=1.0, num_samples=2, seed=3),
+        SamplingConfig(max_new_tokens=12, temperature=0.7, top_p=0.6, num_samples=2, seed=3),
+        SamplingConfig(max_new_tokens=12, temperature=1.0, num_samples=2, seed=3, min_new_tokens=6),
     ],
     ids=["greedy", "sampled", "top_p", "min_new_tokens"],
 )
@@ -76,7 +77,7 @@ def test_equals_a_plain_loop(biased_model, tokenizer, prompts, sampling) -> None
     """Left padding, mask, positions and cache change nothing."""
     results = HFSampler(biased_model, tokenizer, batch_size=5).generate(prompts, sampling)
     for prompt, samples in zip(prompts, results, strict=True):
-        assert [g.sample for g in samples] == list(range(sampling.n))
+        assert [g.sample for g in samples] == list(range(sampling.num_samples))
         for generation in samples:
             assert generation.prompt == prompt
             assert generation.token_ids == slow_reference(biased_model, tokenizer, prompt, sampling, generation.sample)
@@ -103,11 +104,11 @@ def test_order_and_batch_size_change_nothing(biased_model, tokenizer, prompts, s
 
 def test_samples_differ_and_fewer_are_a_prefix_of_more(random_model, tokenizer) -> None:
     sampler = HFSampler(random_model, tokenizer)
-    four = sampler.generate(["Tom has"], SamplingConfig(max_new_tokens=8, temperature=1.0, n=4))[0]
-    two = sampler.generate(["Tom has"], SamplingConfig(max_new_tokens=8, temperature=1.0, n=2))[0]
+    four = sampler.generate(["Tom has"], SamplingConfig(max_new_tokens=8, temperature=1.0, num_samples=4))[0]
+    two = sampler.generate(["Tom has"], SamplingConfig(max_new_tokens=8, temperature=1.0, num_samples=2))[0]
     assert len({g.token_ids for g in four}) == 4
     assert four[:2] == two
-    other = sampler.generate(["Tom has"], SamplingConfig(max_new_tokens=8, temperature=1.0, n=2, seed=1))[0]
+    other = sampler.generate(["Tom has"], SamplingConfig(max_new_tokens=8, temperature=1.0, num_samples=2, seed=1))[0]
     assert {g.token_ids for g in other}.isdisjoint(g.token_ids for g in four)
 
 
@@ -150,14 +151,13 @@ def test_recorded_numbers_are_the_models_own_at_temperature_1(biased_model, toke
 # Stop strings
 
 
-@pytest.mark.parametrize("include", [True, False])
-def test_stop_string_cuts_the_text_and_keeps_the_ids(random_model, tokenizer, prompts, include) -> None:
+def test_stop_string_cuts_the_text_and_keeps_the_ids(random_model, tokenizer, prompts) -> None:
     free = SamplingConfig(max_new_tokens=40, temperature=1.0, seed=1)
     stop = ("a", "er", "##")
     sampler = HFSampler(random_model, tokenizer, batch_size=4)
     stopped = sampler.generate(
         prompts,
-        SamplingConfig(max_new_tokens=40, temperature=1.0, seed=1, stop=stop, include_stop_str_in_output=include),
+        SamplingConfig(max_new_tokens=40, temperature=1.0, seed=1, stop=stop),
     )
     seen = set()
     for (full,), (g,) in zip(sampler.generate(prompts, free), stopped, strict=True):
@@ -171,7 +171,7 @@ def test_stop_string_cuts_the_text_and_keeps_the_ids(random_model, tokenizer, pr
         assert g.finish_reason == "stop"
         text = decode_response(tokenizer, g.token_ids)
         at = text.index(g.stop_reason)
-        assert g.text == text[: at + len(g.stop_reason) * include]
+        assert g.text == text[: at + len(g.stop_reason)]
     assert True in seen
 
 
@@ -214,13 +214,93 @@ def test_stop_string_spread_over_tokens_and_half_characters(tokenizer) -> None:
     ids = tokenizer("x </answer> y", add_special_tokens=False)["input_ids"]
     found = [k for k in range(1, len(ids) + 1) if find_completed_stop(tokenizer, ids[:k], ["</answer>"])]
     assert len(found) == 1
-    match = find_completed_stop(tokenizer, ids[: found[0]], ["</answer>"])
-    text = decode_response(tokenizer, ids[: found[0]])
-    assert (match.cut(text, include=True), match.cut(text, include=False)) == ("x </answer>", "x ")
+    assert find_completed_stop(tokenizer, ids[: found[0]], ["</answer>"]) == ("</answer>", "x </answer>")
     han = tokenizer("ab。", add_special_tokens=False)["input_ids"]  # three bytes, three tokens
     assert len(han) >= 4
     assert find_completed_stop(tokenizer, han[:-1], ["。"]) is None
-    assert find_completed_stop(tokenizer, han, ["。"]).stop == "。"
+    assert find_completed_stop(tokenizer, han, ["。"]) == ("。", "ab。")
+
+
+def test_a_special_token_as_a_stop_string(random_model, tokenizer) -> None:
+    """Special tokens are left out of the text, and still end a generation when asked to."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|turn|>"]})
+    config = {"max_new_tokens": 12, "temperature": 1.0, "seed": 1}
+    full = HFSampler(random_model, tokenizer).generate(["Tom has"], SamplingConfig(**config))[0][0]
+    turn, eos = tokenizer.convert_tokens_to_ids("<|turn|>"), tokenizer.eos_token_id
+    assert decode_response(tokenizer, [*full.token_ids[:5], turn]) == decode_response(tokenizer, full.token_ids[:5])
+    before = decode_response(tokenizer, full.token_ids[:5])
+    found = response_text(tokenizer, [*full.token_ids[:5], turn], [eos], ["<|turn|>"])
+    assert found == (before + "<|turn|>", "<|turn|>")
+    # Another special token before the stop string stays out of the text as well.
+    mixed = [*full.token_ids[:5], turn, *tokenizer("so##", add_special_tokens=False)["input_ids"]]
+    assert find_completed_stop(tokenizer, mixed, ["##"]) == ("##", before + "so##")
+
+
+@pytest.fixture
+def chat_model(random_model):
+    """Ends a turn with one of two ids, as Llama 3 and Gemma do: its configuration lists both."""
+
+    def raise_both(module, args, logits):
+        logits = logits.clone()
+        logits[..., [0, 9]] = logits.logsumexp(-1, keepdim=True) - 2.2
+        return logits
+
+    random_model.lm_head.register_forward_hook(raise_both)
+    random_model.generation_config = GenerationConfig(eos_token_id=[0, 9])
+    return random_model
+
+
+def test_stops_at_every_end_of_text_id_of_the_model(chat_model, tokenizer, prompts) -> None:
+    sampling = SamplingConfig(max_new_tokens=24, temperature=1.0, num_samples=3, min_new_tokens=2)
+    results = HFSampler(chat_model, tokenizer, batch_size=7).generate(prompts, sampling)
+    stopped = [g for samples in results for g in samples if g.finish_reason == "stop"]
+    assert {g.token_ids[-1] for g in stopped} == {0, 9}
+    for g in stopped:
+        assert not {0, 9} & set(g.token_ids[:-1]) and len(g.token_ids) > 2 and g.stop_reason is None
+        assert g.text == decode_response(tokenizer, g.token_ids[:-1])
+    chat_model.generation_config = GenerationConfig(eos_token_id=0)
+    chat_model.config.eos_token_id = 0
+    results = HFSampler(chat_model, tokenizer).generate(prompts, sampling)
+    assert any(9 in g.token_ids[:-1] for samples in results for g in samples), "9 is an ordinary token again"
+
+
+@pytest.mark.parametrize("family", ["GPT2", "OPT"])
+def test_left_padding_of_models_with_absolute_positions(family, tokenizer, prompts) -> None:
+    """A prompt's continuation does not depend on the padding beside it."""
+    import transformers
+
+    torch.manual_seed(0)
+    shape = {"vocab_size": len(tokenizer), "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    if family == "GPT2":
+        config = transformers.GPT2Config(n_positions=512, n_embd=64, n_layer=2, n_head=2, **shape)
+    else:
+        sizes = {"hidden_size": 64, "ffn_dim": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
+        config = transformers.OPTConfig(max_position_embeddings=512, word_embed_proj_dim=64, **sizes, **shape)
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():  # positions that matter
+        for name, parameter in model.named_parameters():
+            if "wpe" in name or "embed_positions" in name:
+                parameter.mul_(20)
+    sampling = SamplingConfig(max_new_tokens=6, temperature=1.0, num_samples=2, seed=3)
+    for prompt, samples in zip(
+        prompts, HFSampler(model, tokenizer, batch_size=32).generate(prompts, sampling), strict=True
+    ):
+        for generation in samples:
+            assert generation.token_ids == slow_reference(model, tokenizer, prompt, sampling, generation.sample)
+
+
+def test_a_model_on_the_cpu_beside_a_gpu_is_reported_once(random_model, tokenizer, monkeypatch, caplog) -> None:
+    sampler = HFSampler(random_model, tokenizer)
+    short = SamplingConfig(max_new_tokens=1)
+    sampler.generate(["Tom"], short)
+    assert not caplog.records or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    sampler.generate(["Tom"], short)
+    sampler.generate(["Tom"], short)
+    assert [record.message for record in caplog.records if "on the CPU" in record.message] == [
+        "The model generates on the CPU, although there is a GPU: model.to('cuda') moves it there."
+    ]
 
 
 # The caller's model and tokenizer stay as they were, and their settings do not leak in
@@ -295,7 +375,8 @@ def test_limit_beyond_the_context_is_refused_before_anything_runs(random_model, 
     with pytest.raises(ContextLengthError) as caught:
         sampler.generate(["Tom", "Tom has 3 boxes"], SamplingConfig(max_new_tokens=513 - length))
     message = str(caught.value)
-    assert f"prompt 1 has {length} tokens" in message and f"at most {512 - length}" in message and "513" in message
+    assert f"prompt 1, {length} tokens) with max_new_tokens={513 - length}" in message
+    assert "1 of 2 prompts" in message and "context of 512" in message and f"at most {512 - length}" in message
     with pytest.raises(ContextLengthError, match="shorten the prompt"):
         sampler.generate(["Tom has 3 boxes" * 200], SamplingConfig(max_new_tokens=1))
 

@@ -1,16 +1,26 @@
 from __future__ import annotations
 
+import importlib.util
 import math
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import cs336_sft
 from cs336_sft.errors import ConfigError
 from cs336_sft.logprobs import get_response_log_probs
-from cs336_sft.losses import masked_mean, masked_normalize, sft_microbatch_train_step, token_weighted_loss
+from cs336_sft.losses import (
+    masked_mean,
+    masked_normalize,
+    plain_sft_loss,
+    sft_loss,
+    sft_microbatch_train_step,
+    token_mean_loss,
+)
 from cs336_sft.records import Example
 from cs336_sft.tokenization import collate, count_targets
 
@@ -141,6 +151,7 @@ def test_handout_step_refuses_bad_arguments():
     log_probs, mask = torch.ones(1, 2, requires_grad=True), torch.ones(1, 2)
     for arguments, field in (
         ((log_probs[0], mask[0], 1), "policy_log_probs"),
+        ((log_probs[None], mask[None], 1), "policy_log_probs"),
         ((log_probs, mask, 0), "gradient_accumulation_steps"),
         ((log_probs, mask, 1, 0.0), "normalize_constant"),
         ((log_probs, mask, 1, math.nan), "normalize_constant"),
@@ -153,10 +164,10 @@ def test_handout_step_refuses_bad_arguments():
 
 @given(masked_rows(), st.integers(1, 50))
 @settings(deadline=None)
-def test_token_weighted_loss_equals_a_double_loop(data, total):
+def test_token_mean_loss_equals_a_double_loop(data, total):
     rows, mask = data
     log_probs = torch.tensor(rows, dtype=torch.float64, requires_grad=True)
-    loss = token_weighted_loss(log_probs, torch.tensor(mask), total)
+    loss = token_mean_loss(log_probs, torch.tensor(mask), total)
     expected = (
         -sum(x for row, keeps in zip(rows, mask, strict=True) for x, k in zip(row, keeps, strict=True) if k) / total
     )
@@ -165,12 +176,12 @@ def test_token_weighted_loss_equals_a_double_loop(data, total):
     assert log_probs.grad.tolist() == [[-1 / total if keep else 0.0 for keep in row] for row in mask]
 
 
-def test_token_weighted_loss_takes_a_tensor_total_and_refuses_zero():
+def test_token_mean_loss_takes_a_tensor_total_and_refuses_zero():
     log_probs, mask = -torch.ones(1, 4), torch.ones(1, 4)
-    assert token_weighted_loss(log_probs, mask, torch.tensor(8)).item() == 0.5
+    assert token_mean_loss(log_probs, mask, torch.tensor(8)).item() == 0.5
     for total in (0, torch.tensor(0)):
         with pytest.raises(ConfigError, match="total_target_tokens is 0"):
-            token_weighted_loss(log_probs, mask, total)
+            token_mean_loss(log_probs, mask, total)
 
 
 def test_what_the_three_normalisations_make_a_token_weigh():
@@ -184,7 +195,7 @@ def test_what_the_three_normalisations_make_a_token_weigh():
 
     assert weights(lambda x, m: sft_microbatch_train_step(x, m, 2)) == [-0.5, -0.5]
     assert weights(lambda x, m: (-masked_mean(x, m) / 2).backward()) == [-0.25, -0.0625]
-    assert weights(lambda x, m: token_weighted_loss(x, m, 10).backward()) == pytest.approx([-0.1, -0.1])
+    assert weights(lambda x, m: token_mean_loss(x, m, 10).backward()) == pytest.approx([-0.1, -0.1])
 
 
 # Unequal lengths; an example without a response and one without a prompt; ids that equal the padding (0).
@@ -223,7 +234,7 @@ def test_gradients_of_microbatches_equal_one_big_batch(random_model, dtype, size
     total = count_targets(SEQUENCES)
 
     def loss_of(log_probs, mask):
-        return token_weighted_loss(log_probs, mask, total)
+        return token_mean_loss(log_probs, mask, total)
 
     loss, expected = gradients(model, [SEQUENCES], loss_of)
     cut_loss, got = gradients(model, cut(sizes), loss_of)
@@ -243,7 +254,7 @@ def test_one_big_batch_has_the_mean_loss_of_its_tokens(random_model):
         nll += [-log_probs[i - 1, ids[0, i]] for i in range(first, ids.shape[1])]
     total = count_targets(SEQUENCES)
     assert len(nll) == total == 23
-    loss, got = gradients(model, [SEQUENCES], lambda x, m: token_weighted_loss(x, m, total))
+    loss, got = gradients(model, [SEQUENCES], lambda x, m: token_mean_loss(x, m, total))
     mean = sum(nll) / total
     model.zero_grad()
     mean.backward()
@@ -266,3 +277,45 @@ def test_the_other_normalisations_depend_on_the_cut(random_model):
         _, one = gradients(model, [SEQUENCES], normalisation(1))
         _, two = gradients(model, cut(sizes), normalisation(len(sizes)))
         assert (one - two).abs().max() > 0.01 * one.abs().max()
+
+
+def solution(name):
+    path = Path(cs336_sft.__file__).resolve().parents[1] / "solutions" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_loss_that_trains_is_the_plain_one_and_that_of_the_exercises(random_model):
+    """Value and gradient of one microbatch, in a step that counts 50 target tokens."""
+    model, divisor = random_model.double(), 50
+    batch = collate(SEQUENCES, pad_id=0)
+    ex04, ex10 = solution("ex04_sft_microbatch_train_step"), solution("ex10_gradient_accumulation")
+
+    def of_exercise_4(log_probs, mask):  # the mean over B sequences, so its divisor is 50 / B
+        return ex04.sft_microbatch_train_step(log_probs, mask, 1, divisor / len(mask))[0]
+
+    def of_exercise_10(log_probs, mask):
+        return ex10.token_mean_loss(log_probs, mask, divisor)
+
+    found = [gradients(model, [SEQUENCES], of) for of in (of_exercise_4, of_exercise_10)]
+    for of in (lambda: sft_loss(model, batch, divisor)[0], lambda: plain_sft_loss(model, batch, divisor)):
+        model.zero_grad()
+        loss = of()
+        loss.backward()
+        found.append((loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])))
+    values, all_gradients = zip(*found, strict=True)
+    assert values[0] > 1 and values == pytest.approx([values[0]] * 4, rel=1e-12)
+    for gradient in all_gradients:
+        assert (gradient - all_gradients[0]).abs().max() < 1e-12 < all_gradients[0].abs().max()
+
+
+@pytest.mark.parametrize("sequences", [None, [Example((1, 2, 3), ())], [Example((7,), (8,))]])
+def test_the_loss_that_trains_returns_the_log_probs_of_the_response(random_model, sequences):
+    batch = collate(SEQUENCES if sequences is None else sequences, pad_id=0)
+    plain = get_response_log_probs(random_model, batch.input_ids, batch.labels)["log_probs"][batch.response_mask]
+    loss, log_probs = sft_loss(random_model, batch, 4.0)
+    torch.testing.assert_close(log_probs, plain.detach())
+    torch.testing.assert_close(loss, -log_probs.sum() / 4)
+    assert not log_probs.requires_grad

@@ -19,7 +19,7 @@ SHAPES = {
     "wide vocabulary": ModelShape("wide vocabulary", 64, 192, 3, 4, 2, 16, 8000, True, qkv_bias=True),
     "untied": ModelShape("untied", 96, 256, 2, 3, 1, 32, 2000, False),
 }
-NOTES = StepSetup(12, 1023, "bf16", "notes", checkpointing=True, accumulating=True)
+NOTES = StepSetup(12, 1023, "bf16", "naive", gradient_checkpointing=True, grad_accumulation=True)
 
 
 def families():
@@ -92,9 +92,9 @@ def test_estimate_meets_the_measurement(name, precision, checkpointing) -> None:
     """Weights, gradients and states exactly; the peak within 5 %, whichever moment it is at."""
     shape = SHAPES[name]
     for method in METHODS:
-        setup = StepSetup(4, 64, precision, method, 64, checkpointing=checkpointing, device="cpu")
-        for accumulating in (False, True) if method in ("notes", "one_pass") else (False,):
-            setup = replace(setup, accumulating=accumulating)
+        setup = StepSetup(4, 64, precision, method, 64, gradient_checkpointing=checkpointing, device="cpu")
+        for accumulating in (False, True) if method in ("naive", "one_pass") else (False,):
+            setup = replace(setup, grad_accumulation=accumulating)
             estimate, measured = estimate_memory(shape, setup), measure(shape, setup)
             exact = [estimate.terms[term] for term in ("weights", "gradients", "optimizer states")]
             assert exact == [measured.weights, measured.gradients, measured.states]
@@ -125,14 +125,14 @@ def test_one_pass_is_estimated_with_its_own_chunk() -> None:
 
 
 def test_a_measurement_is_deterministic() -> None:
-    setup = StepSetup(2, 32, "fp32", "notes")
+    setup = StepSetup(2, 32, "fp32", "naive")
     assert measure(SHAPES["deep"], setup).as_dict() == measure(SHAPES["deep"], setup).as_dict()
 
 
 def test_a_longer_batch_costs_what_its_tokens_cost() -> None:
     """All but weights, gradients and states is in proportion to the tokens, except for the tables of sin and cos."""
     shape = SHAPES["deep"]
-    one, two = (estimate_memory(shape, StepSetup(batch, 64, "fp32", "notes")) for batch in (8, 16))
+    one, two = (estimate_memory(shape, StepSetup(batch, 64, "fp32", "naive")) for batch in (8, 16))
     fixed = 12 * shape.parameters
     tables = 2 * 64 * shape.head_dim * 4
     assert two.peak - fixed - tables == 2 * (one.peak - fixed - tables)
@@ -156,7 +156,7 @@ def test_the_notes_sum_and_what_it_misses() -> None:
 
 def test_checkpointing_trades_activations_for_one_layer() -> None:
     shape = known_shape("Qwen/Qwen2.5-1.5B")
-    kept = estimate_memory(shape, replace(NOTES, checkpointing=False)).terms["activations"]
+    kept = estimate_memory(shape, replace(NOTES, gradient_checkpointing=False)).terms["activations"]
     dropped = estimate_memory(shape, NOTES).terms
     assert dropped["activations"] < kept / 20
     assert dropped["activations"] >= shape.layers * 12 * 1023 * shape.hidden * 2
@@ -172,11 +172,12 @@ def test_adapters_need_less() -> None:
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("batch", 0), ("length", 1.5), ("precision", "fp8"), ("method", "softmax"), ("chunk", True)]
+    ("field", "value"),
+    [("micro_batch_size", 0), ("seq_len", 1.5), ("precision", "fp8"), ("method", "softmax"), ("chunk", True)],
 )
 def test_a_bad_setup_is_named(field, value) -> None:
     with pytest.raises(ConfigError, match=f"StepSetup.{field} is {value!r}"):
-        StepSetup(**({"batch": 1, "length": 1} | {field: value}))
+        StepSetup(**({"micro_batch_size": 1, "seq_len": 1} | {field: value}))
 
 
 def test_what_cannot_be_measured_says_so() -> None:
@@ -201,24 +202,26 @@ def command(capsys, *argv: str) -> dict:
 
 
 def test_command_estimates_a_profile(capsys) -> None:
-    options = ["--batch", "12", "--length", "1023", "--precision", "bf16", "--method", "notes"]
-    result = command(capsys, "--profile", "qwen2.5-math-1.5b", *options, "--checkpointing", "--accumulating")
+    options = ["--micro-batch-size", "12", "--seq-len", "1023", "--precision", "bf16", "--method", "naive"]
+    result = command(
+        capsys, "--profile", "qwen2.5-math-1.5b", *options, "--gradient-checkpointing", "--grad-accumulation"
+    )
     assert result["parameters"] == 1_543_714_304 and result["setup"]["device"] == "cuda"
     assert result["peak"] == estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), NOTES).peak
     assert "measurement" not in result and result["peak"] == max(result["moments"].values())
 
 
 def test_command_measures_and_searches(capsys) -> None:
-    result = command(capsys, "--measure", "--budget", "0.06", "--length", "32")
+    result = command(capsys, "--measure", "--budget", "0.06", "--seq-len", "32")
     assert result["measurement"]["device"] == "cpu" or torch.cuda.is_available()
-    assert result["search"]["batch"] == result["setup"]["batch"] >= 1
+    assert result["search"]["batch"] == result["setup"]["micro_batch_size"] >= 1
     assert result["measurement"]["peak"] <= 0.06e9
 
 
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["--batch", "2", "--budget", "1"], "--batch and --budget together"),
+        (["--micro-batch-size", "2", "--budget", "1"], "--micro-batch-size and --budget together"),
         (["--profile", "qwen2.5-math-1.5b", "--measure", "--device", "cpu"], "too many to measure on a CPU"),
         (["--adapter", "lora", "--precision", "bf16"], "choose precision 'mixed'"),
         (["--model", "./nowhere"], "no config.json in ./nowhere"),
@@ -234,7 +237,7 @@ def test_command_explains_what_does_not_go_together(capsys, argv, message) -> No
 def test_command_prints_the_peak(capsys) -> None:
     from cs336_sft.cli import main
 
-    assert main(["memory", "--batch", "2", "--length", "16", "--measure"]) == 0
+    assert main(["memory", "--micro-batch-size", "2", "--seq-len", "16", "--measure"]) == 0
     text = capsys.readouterr().out
     assert "<- peak" in text and "optimizer states" in text and "difference" in text
 

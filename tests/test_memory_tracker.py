@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cs336_sft.model import logprob_variants as head_methods
+from cs336_sft.model import logprob_variants
 from cs336_sft.model.batch_size import Trial, find_batch_size, search_batch
 from cs336_sft.model.memory_estimate import StepSetup, estimate_memory
 from cs336_sft.model.memory_measurement import build_model, loss_and_entropy, measured
@@ -47,7 +47,7 @@ def profiler_peak(function) -> int:
     return peak
 
 
-@pytest.mark.parametrize("method", ["notes", "log_softmax", "chunked"])
+@pytest.mark.parametrize("method", ["naive", "log_softmax", "chunked"])
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_tracker_sees_what_the_profiler_sees(method, checkpointing) -> None:
     torch.manual_seed(0)
@@ -122,12 +122,12 @@ def plain(hidden, weight, labels):
 
 
 METHODS = {
-    "notes": head_methods.notes,
-    "notes_with_graph": head_methods.notes_with_graph,
-    "log_softmax": head_methods.log_softmax,
-    "logsumexp": head_methods.logsumexp,
-    "chunked_rows": lambda *a: head_methods.chunked_rows(*a, chunk=3),
-    "recomputed": lambda *a: head_methods.recomputed(*a, chunk=3),
+    "naive": logprob_variants.naive,
+    "naive_with_graph": logprob_variants.naive_with_graph,
+    "log_softmax": logprob_variants.log_softmax,
+    "logsumexp": logprob_variants.logsumexp,
+    "chunked_rows": lambda *a: logprob_variants.chunked_rows(*a, chunk=3),
+    "recomputed": lambda *a: logprob_variants.recomputed(*a, chunk=3),
 }
 
 
@@ -165,16 +165,16 @@ def copies(method) -> tuple[float, float]:
 
 @pytest.mark.parametrize(
     ("name", "forward", "backward"),
-    [("notes", 5, 3), ("notes_with_graph", 5, 5), ("log_softmax", 3, 3), ("logsumexp", 2, 5)],
+    [("naive", 5, 3), ("naive_with_graph", 5, 5), ("log_softmax", 3, 3), ("logsumexp", 2, 5)],
 )
 def test_copies_of_the_logits(name, forward, backward) -> None:
     assert copies(METHODS[name]) == pytest.approx((forward, backward), rel=0.02)
 
 
 def test_chunks_without_recomputation_keep_all_logits() -> None:
-    kept, _ = copies(lambda *a: head_methods.chunked_rows(*a, chunk=32))
+    kept, _ = copies(lambda *a: logprob_variants.chunked_rows(*a, chunk=32))
     assert 1.0 < kept < 1.2
-    assert max(copies(lambda *a: head_methods.recomputed(*a, chunk=32))) < 0.4
+    assert max(copies(lambda *a: logprob_variants.recomputed(*a, chunk=32))) < 0.4
 
 
 # --- the search

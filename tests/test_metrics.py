@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -55,6 +56,17 @@ def test_entropy_averages_over_tokens() -> None:
     records = [graded("a", 1, entropies=(4.0,)), graded("b", 3, entropies=(0.0, 1.0, 1.0))]
     assert compute_metrics(records).entropy == 1.5  # over generations it would be 2.33
     assert compute_metrics([*records, graded("c", 2)]).entropy is None  # a part of them would mislead
+    assert compute_metrics(records[:1]).entropy == 4.0  # one token is enough
+    assert compute_metrics([graded("a", 0, entropies=())]).entropy is None
+
+
+def test_a_generation_without_tokens_has_length_zero() -> None:
+    metrics = compute_metrics([graded("a", 0)])
+    assert (metrics.avg_gen_len, metrics.avg_gen_len_correct, metrics.avg_gen_len_wrong) == (0.0, None, 0.0)
+
+
+def test_a_finish_reason_read_from_a_file_counts_like_a_literal() -> None:
+    assert compute_metrics([graded("a", 5, finish=json.loads('"length"'))]).trunc_rate == 1.0
 
 
 def test_samples_of_a_problem_are_one_cluster() -> None:
@@ -68,6 +80,8 @@ def test_samples_of_a_problem_are_one_cluster() -> None:
         Graded(Problem("a question", "", "1"), r.generation, 0.0, 0.0, 0.0, 0.0) for r in records("abcdnopq")
     ]
     assert compute_metrics(by_question).n_problems == 1
+    same_text = [replace(r, problem=replace(r.problem, question="2 + 3?")) for r in records("ab")]
+    assert compute_metrics(same_text).n_problems == 2  # the id comes first
 
 
 def test_nothing_is_an_error() -> None:

@@ -1,23 +1,20 @@
-"""The figures in the README and in the model card are those that were recorded."""
+"""The figures in the model card and in docs/real-models.md are those that were recorded."""
 
 from __future__ import annotations
 
 import json
 
-import pytest
-
-from recipes.tiny_base_card import CARD, README, RECORDED, section, updated
+from recipes.tiny_base_card import CARD, RECORDED, section, updated
 from tools import logprobs_table
 
 
-@pytest.mark.parametrize(("path", "every_row"), [(CARD, True), (README, False)])
-def test_figures_are_current(path, every_row):
-    text = path.read_text()
-    assert text == updated(text, section(every_row=every_row)), "run `python recipes/tiny_base_card.py`"
+def test_figures_are_current():
+    text = CARD.read_text()
+    assert text == updated(text, section()), "run `python recipes/tiny_base_card.py`"
 
 
 def test_figures_of_the_log_probs_are_current():
-    text = README.read_text()
+    text = logprobs_table.PAGE.read_text()
     current = logprobs_table.updated(text, logprobs_table.section())
     assert text == current and text.count("| student fp32 |") >= 1, "run `python tools/logprobs_table.py`"
 

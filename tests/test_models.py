@@ -15,6 +15,7 @@ from cs336_sft.model.loading import (
     load_tokenizer,
     looks_like_path,
 )
+from cs336_sft.model.shape import model_limits
 
 
 @pytest.fixture
@@ -120,6 +121,86 @@ def test_damaged_folders(folder, spoil, message) -> None:
     spoil(folder)
     with pytest.raises(ConfigError, match=message):
         load_model_and_tokenizer(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attn_implementation": "flash_attention_2"}, "ImportError: FlashAttention2"),
+        ({"hidden_act": "nosuch"}, "KeyError: 'nosuch'"),
+        ({"hidden_size": 96}, "weights have other shapes than config.json says"),
+        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "ImportError: Loading a GPTQ"),
+    ],
+)
+def test_what_libraries_raise_becomes_one_line_with_a_remedy(folder, change, message) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(ConfigError, match=f"no model could be loaded from .*{message}.*Remedy: check") as caught:
+        load_model_and_tokenizer(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_are_missing_are_named_and_refused(folder) -> None:
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    assert "lm_head.weight" not in weights  # tied: not missing
+    del weights["model.layers.0.mlp.up_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ConfigError, match=r"lacks weights .*: model.layers.0.mlp.up_proj.weight\. Remedy: save"):
+        load_model_and_tokenizer(folder)
+
+
+@pytest.mark.parametrize("kept", [(), ("tokenizer_config.json",)])
+def test_a_folder_without_a_tokenizer_is_refused(folder, kept) -> None:
+    for file in folder.glob("*token*"):
+        if file.name not in kept:
+            file.unlink()
+    with pytest.raises(ConfigError, match="no tokenizer"):
+        load_tokenizer(folder)
+
+
+def test_a_temperature_without_do_sample_can_be_saved(folder, tmp_path) -> None:
+    """Many models of the hub have such generation settings; transformers refuses to save them."""
+    settings = json.loads((folder / "generation_config.json").read_text())
+    settings |= {"temperature": 0.6, "top_p": 0.9}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    model, _ = load_model_and_tokenizer(folder)
+    model.save_pretrained(tmp_path / "again")
+    again = json.loads((tmp_path / "again" / "generation_config.json").read_text())
+    assert again["do_sample"] is True and again["temperature"] == 0.6 and again["top_p"] == 0.9
+
+
+def test_generation_settings_that_stay_invalid_are_refused_at_once(folder) -> None:
+    settings = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(settings | {"num_beams": 1, "early_stopping": True}))
+    with pytest.raises(ConfigError, match="can't be saved.*generation_config.json"):
+        load_model_and_tokenizer(folder)
+
+
+def test_a_pad_token_without_a_row_of_the_embedding_is_not_used(folder, tokenizer) -> None:
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder)
+    model, loaded = load_model_and_tokenizer(folder)
+    assert loaded.pad_token_id == loaded.eos_token_id < model.get_input_embeddings().num_embeddings
+
+
+@pytest.mark.parametrize(
+    ("config", "context"),
+    [
+        (lambda t: t.GPT2Config(n_positions=64), 64),
+        (lambda t: t.MptConfig(max_seq_len=48), 48),
+        (lambda t: t.Gemma3Config(text_config={"max_position_embeddings": 96}), 96),
+        (lambda t: t.Qwen2Config(max_position_embeddings=80), 80),
+        (lambda t: t.BloomConfig(), None),
+    ],
+)
+def test_limits_are_found_whatever_they_are_called(config, context) -> None:
+    import transformers
+
+    limits = model_limits(config(transformers))
+    assert limits.context == context and limits.vocabulary > 1000 and limits.width > 0
 
 
 def test_a_file_is_not_a_folder(folder) -> None:

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cs336_sft.errors import DataError
-from cs336_sft.evaluation.evaluate import write_generations
-from cs336_sft.evaluation.outcomes import explain_change, outcome, outcome_letters, read_outcomes, rights
+from cs336_sft.evaluation.outcomes import decompose_change, is_correct, outcome, outcome_letters
 from cs336_sft.records import Generation, Graded, Problem
 
 
@@ -32,13 +31,9 @@ def test_the_four_outcomes(reward, lenient, finish, letter) -> None:
     assert outcome(graded(reward, lenient, finish)) == letter
 
 
-def test_outcomes_are_read_from_a_run_by_step(tmp_path) -> None:
+def test_the_outcomes_of_an_evaluation_keep_their_order() -> None:
     items = [graded(1.0, 1.0), graded(0.0, 0.0, "length")]
-    for step, part in ((0, items), (16, items[::-1])):
-        write_generations(tmp_path / "generations" / f"step-{step:06d}.jsonl", part)
-    write_generations(tmp_path / "generations" / "test.jsonl", items)
-    assert read_outcomes(tmp_path) == {0: "RC", 16: "CR"}
-    assert outcome_letters(items) == "RC"
+    assert (outcome_letters(items), outcome_letters(items[::-1])) == ("RC", "CR")
 
 
 letters = st.text(alphabet="RFCW", min_size=1, max_size=60)
@@ -50,8 +45,8 @@ letters = st.text(alphabet="RFCW", min_size=1, max_size=60)
 )
 def test_the_parts_add_up_to_the_difference(pair, lenient) -> None:
     before, after = pair
-    change = explain_change(before, after, lenient=lenient)
-    difference = (sum(rights(after, lenient)) - sum(rights(before, lenient))) / len(before)
+    change = decompose_change(before, after, lenient=lenient)
+    difference = (sum(is_correct(after, lenient)) - sum(is_correct(before, lenient))) / len(before)
     assert change.difference.value == pytest.approx(difference)
     assert sum(change.net(letter) for letter in change.gained) == pytest.approx(difference)
     assert set(change.gained) == set(change.lost) == (set("CW") if lenient else set("FCW"))
@@ -59,10 +54,10 @@ def test_the_parts_add_up_to_the_difference(pair, lenient) -> None:
 
 @given(letters)
 def test_nothing_changes_against_itself(text) -> None:
-    change = explain_change(text, text)
+    change = decompose_change(text, text)
     assert change.difference.value == 0 and not any(change.gained.values()) and not any(change.lost.values())
 
 
 def test_different_problems_are_refused() -> None:
     with pytest.raises(DataError, match="2 and 3"):
-        explain_change("RR", "RRR")
+        decompose_change("RR", "RRR")

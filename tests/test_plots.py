@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cs336_sft.errors import DataError
-from cs336_sft.experiments.plots import DEFAULT_METRICS, PALETTE, plot_evaluations, plot_lengths, plot_training
+from cs336_sft.experiments.plots import DEFAULT_METRICS, PALETTE, plot_evaluations, plot_lengths
 
 
 def evaluations(offset: float = 0.0, steps=(0, 1, 2, 4, 8, 16)) -> list[dict]:
@@ -56,14 +56,6 @@ def test_curves_differ_in_more_than_colour() -> None:
     assert len(set(PALETTE)) == 7
 
 
-def test_training_loss() -> None:
-    figure = plot_training({"a": [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]})
-    (panel,) = figure.axes
-    assert list(panel.lines[0].get_ydata()) == [3.0, 2.0] and "nats" in panel.get_ylabel()
-    with pytest.raises(DataError, match="'grad_norm'"):
-        plot_training({"a": [{"step": 1, "loss": 3.0}]}, value="grad_norm")
-
-
 def test_lengths_are_shares_of_their_own_number_of_texts() -> None:
     figure = plot_lengths({"few": [10, 10, 20], "many": [5] * 90 + [30] * 10}, limits={"limit": 25})
     (panel,) = figure.axes
@@ -83,7 +75,7 @@ def test_ticks_of_shares_say_where_they_stand() -> None:
 
 
 @pytest.mark.parametrize(
-    "call", [lambda: plot_evaluations({}), lambda: plot_training({"a": []}), lambda: plot_lengths({})]
+    "call", [lambda: plot_evaluations({}), lambda: plot_evaluations({"a": []}), lambda: plot_lengths({})]
 )
 def test_nothing_to_draw(call) -> None:
     with pytest.raises(DataError, match="to draw"):

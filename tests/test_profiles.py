@@ -19,8 +19,8 @@ def small_gsm8k(tmp_path):
     return tmp_path
 
 
-def test_the_three_profiles_in_order_of_size() -> None:
-    assert PROFILE_NAMES == ("tiny", "smollm2", "qwen2.5-math-1.5b")
+def test_the_profiles_in_order_of_size() -> None:
+    assert PROFILE_NAMES == ("tiny", "smollm2", "qwen2.5-math-1.5b", "qwen2.5-coder-1.5b")
 
 
 def test_tiny_is_the_default_and_the_environment_chooses(monkeypatch) -> None:
@@ -41,10 +41,16 @@ def test_an_unknown_profile_names_the_choices_and_its_origin(monkeypatch) -> Non
 
 def test_tiny_has_the_settings_of_the_lessons() -> None:
     tiny = get_profile("tiny")
-    assert (tiny.limit, tiny.raised_limit, tiny.doubled_limit) == (160, 320, 640)
+    assert tiny.max_new_tokens == 160
     assert (tiny.train_size, tiny.eval_size) == (512, 256)
     assert (tiny.learning_rate, tiny.batch_size, tiny.epochs) == (1e-4, 8, 3)
     assert tiny.mixed_precision == "no" and tiny.data == "generated"
+
+
+def test_the_coder_has_the_settings_of_the_notes() -> None:
+    coder = get_profile("qwen2.5-coder-1.5b")
+    assert (coder.learning_rate, coder.batch_size, coder.micro_batch_size, coder.epochs) == (1e-5, 8, 8, 3)
+    assert (coder.max_new_tokens, coder.eval_size, coder.mixed_precision, coder.data) == (1024, 512, "bf16", "gsm8k")
 
 
 def test_settings_of_every_profile_make_a_configuration() -> None:
@@ -53,12 +59,11 @@ def test_settings_of_every_profile_make_a_configuration() -> None:
 
     for name in PROFILE_NAMES:
         profile = get_profile(name)
-        assert profile.limit < profile.raised_limit < profile.doubled_limit
         assert get_template(profile.template).name == "gsm8k"
         SFTConfig(
             learning_rate=profile.learning_rate,
             batch_size=profile.batch_size,
-            micro_batch_size=profile.microbatch_size,
+            micro_batch_size=profile.micro_batch_size,
             epochs=profile.epochs,
             mixed_precision=profile.mixed_precision,
         )
@@ -68,14 +73,15 @@ def test_another_model_leaves_the_rest() -> None:
     profile = get_profile("qwen2.5-math-1.5b")
     other = with_model(profile, "allenai/OLMo-2-0425-1B")
     assert other.model_source() == "allenai/OLMo-2-0425-1B"
-    assert (other.limit, other.data) == (profile.limit, profile.data)
+    assert (other.max_new_tokens, other.data) == (profile.max_new_tokens, profile.data)
     assert with_model(profile, None) is profile
 
 
-def test_an_unfetched_model_says_how_to_fetch_it(monkeypatch, tmp_path) -> None:
+@pytest.mark.parametrize("name", ["smollm2", "qwen2.5-coder-1.5b"])
+def test_an_unfetched_model_says_how_to_fetch_it(monkeypatch, tmp_path, name) -> None:
     monkeypatch.setenv("CS336_DATA", str(tmp_path))
-    with pytest.raises(CourseError, match="cs336-sft fetch smollm2"):
-        get_profile("smollm2").model_source()
+    with pytest.raises(CourseError, match=f"cs336-sft fetch {name}"):
+        get_profile(name).model_source()
 
 
 def test_generated_splits_are_seeded_and_disjoint() -> None:

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cs336_sft.experiments.ei_record import read_ei_record
 from cs336_sft.experiments.grid import Grid, read_grid
-from cs336_sft.experiments.record import FORMAT, read_record, recorded_losses
+from cs336_sft.experiments.record import FORMAT, read_sweep_record, recorded_losses
+from cs336_sft.expert_iteration.config import ExpertIterationConfig
 from cs336_sft.lessons.recorded import find_recorded, open_recorded
+from recipes.record_expert_iteration import ARMS
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "recorded"
@@ -27,18 +30,46 @@ def test_there_are_records():
 @pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
 def test_a_record_holds_the_runs_of_todays_grid(path):
     """A grid edited after its record was made would say of the record what is not so."""
-    record, grid = read_record(path), read_grid(ROOT / "recipes" / "grids" / path.name)
+    record, grid = read_sweep_record(path), read_grid(ROOT / "recipes" / "grids" / path.name)
     assert record["runs_planned"] == len(grid.runs(gpu=False))
     # Runs are named after their settings.
     assert {run["name"] for run in record["runs"]} <= names(grid)
     assert not record["failed"]
 
 
+def test_positions_agree_with_what_was_measured():
+    """The record of the coder can be scored again at any limit up to 1024."""
+    path = RECORDED / "data_size" / "qwen_coder_size.json"
+    runs = read_sweep_record(path)["runs"]
+    assert len(runs) == 38 and path.stat().st_size < 12_000_000
+    for run in runs:
+        for evaluation in run["evaluations"]:
+            positions = run["positions"][str(evaluation["step"])]
+            lengths = [length for length, _ in positions]
+            assert sum(lengths) / 512 == pytest.approx(evaluation["avg_gen_len"]) and max(lengths) <= 1024
+            answered = sum(end is not None for _, end in positions) / 512
+            assert answered == pytest.approx(evaluation["format_accuracy"], abs=0.002)
+            assert all(end is None or 0 < end <= length for length, end in positions)
+
+
 def test_a_record_of_an_older_grid_is_noticed():
     path = next(path for path in SWEEPS if path.stem == "tiny_data_size")
-    record, grid = read_record(path), read_grid(ROOT / "recipes" / "grids" / path.name)
-    later = grid.with_settings({"eval_batch_size": 7})
+    record, grid = read_sweep_record(path), read_grid(ROOT / "recipes" / "grids" / path.name)
+    later = grid.with_settings({"gen_batch_size": 7})
     assert not {run["name"] for run in record["runs"]} <= names(later)
+
+
+@pytest.mark.parametrize("path", sorted((RECORDED / "expert_iteration").glob("*.json")), ids=lambda path: path.stem)
+def test_a_record_of_expert_iteration_has_todays_settings(path):
+    record = read_ei_record(path)
+    config = ExpertIterationConfig.from_dict(record.about["config"])
+    assert (config.learning_rate, config.temperature) == tuple(
+        record.about["arguments"].get(name, value) for name, value in (("learning_rate", 1e-4), ("temperature", 0.3))
+    )
+    assert not record.failed
+    for arm, runs in record.runs.items():
+        if arm in ARMS:  # "optimizer kept" and "temperature 0.7" were recorded by earlier versions of the recipe
+            assert {seed: run["changes"] for seed, run in runs.items()} == dict.fromkeys(runs, ARMS[arm]), arm
 
 
 def test_records_are_found_wherever_they_lie():

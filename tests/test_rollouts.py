@@ -11,7 +11,7 @@ from cs336_sft.expert_iteration.rollouts import rollout_key, sample_rollouts
 from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.records import Generation
 
-SAMPLING = SamplingConfig(max_new_tokens=8, temperature=1.0, n=2, seed=1)
+SAMPLING = SamplingConfig(max_new_tokens=8, temperature=1.0, num_samples=2, seed=1)
 
 
 class Fake:
@@ -27,7 +27,7 @@ class Fake:
         return [
             [
                 Generation(p, (1, 2, k), f"{p}{k}\u2028", "stop", None, k, (-0.1234567, -1.0, 0.0), (0.5, 0.25, 1e-9))
-                for k in range(sampling.n)
+                for k in range(sampling.num_samples)
             ]
             for p in prompts
         ]
@@ -48,6 +48,7 @@ def test_an_interrupted_rollout_phase_goes_on_after_its_last_chunk(tmp_path):
     assert found == sample_rollouts(Fake(), prompts, SAMPLING, tmp_path / "other", weights="w", chunk=3)
     assert [[g.prompt for g in samples] for samples in found] == [[p, p] for p in prompts]
     assert found[3][1].token_ids == (1, 2, 1) and found[3][1].entropies == (0.5, 0.25, 0.0)
+    assert found[3][1].logprobs == (-0.12346, -1.0, 0.0)
 
 
 def test_a_prompt_that_comes_twice_is_sampled_once(tmp_path):
@@ -57,7 +58,7 @@ def test_a_prompt_that_comes_twice_is_sampled_once(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", ["weights", "engine", "seed", "temperature", "n", "min_new_tokens", "max_new_tokens"]
+    "change", ["weights", "engine", "seed", "temperature", "num_samples", "min_new_tokens", "max_new_tokens"]
 )
 def test_other_weights_or_parameters_are_other_rollouts(tmp_path, change):
     sample_rollouts(Fake(), ["x"], SAMPLING, tmp_path, weights="w", engine="e")

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +45,19 @@ def test_fixed_cadence(total, every):
 
 def test_named_steps_are_put_in_order_and_cut_at_the_end():
     assert evaluation_steps(20, (12, 4, 4, 30)) == (0, 4, 12, 20)
+    assert evaluation_steps(20, (20, 0, 19, 21)) == (0, 19, 20)
+
+
+def test_log_cadence_of_a_power_of_two_has_its_end_once():
+    assert evaluation_steps(16, "log") == (0, 1, 2, 4, 8, 16)
+
+
+def test_names_read_from_a_file_count_like_literals():
+    linear, cosine, log, epoch = json.loads('["linear", "cosine", "log", "epoch"]')
+    assert [lr_factor(step, 4, linear) for step in (1, 2, 3, 4)] == [1.0, 0.75, 0.5, 0.25]
+    assert lr_factor(3, 4, cosine, 1) == pytest.approx(0.5)
+    assert evaluation_steps(5, log) == (0, 1, 2, 4, 5)
+    assert checkpoint_steps(5, epoch, steps_per_epoch=2) == (2, 4, 5)
 
 
 def test_cadence_none_is_both_ends():

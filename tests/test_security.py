@@ -57,7 +57,7 @@ def test_no_shell_and_no_code_from_text() -> None:
 
 def test_a_pickled_adapter_is_refused(tmp_path) -> None:
     pytest.importorskip("peft", reason="needs the extra `lora`")
-    from cs336_sft.model.lora import load_adapted
+    from cs336_sft.model.loading import load_adapted
 
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "x"}))
     (tmp_path / "adapter_model.bin").write_bytes(b"\x80\x04.")

@@ -49,7 +49,8 @@ def test_the_script_is_sound_and_its_commands_exist(tmp_path) -> None:
     text = SCRIPT.read_text(encoding="utf-8")
     common = re.search(r"sft=\(\n(.*?)\n\)", text, re.DOTALL)[1]
     words = shlex.split(common)[3:]  # after python -m cs336_sft
-    for more in (["--lr", "1e-5"], ["--lr", "1e-4", "--qlora", "r=16,alpha=32", "--gradient-checkpointing"]):
+    rate = ["--learning-rate", "1e-5"]
+    for more in (rate, [*rate, "--method", "qlora", "--gradient-checkpointing"]):
         args = build_parser().parse_args([*words, *more, "--out", str(tmp_path)])
         assert args.train_size == "full" and args.profile == "qwen2.5-math-1.5b"
     assert len(read_grid(ROOT / "recipes" / "grids" / "qwen_methods.json").runs(gpu=True)) == 27

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.evaluation.validation_loss import reference_loss
+from cs336_sft.evaluation.response_scores import validation_loss
 from cs336_sft.lessons.step_cost import measure_cost
 from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
 from cs336_sft.records import Example
@@ -37,16 +37,16 @@ def test_the_cut_changes_memory_but_neither_loss_nor_gradient(model) -> None:
 
 def test_the_loss_of_a_step_is_the_loss_on_its_references(model) -> None:
     cost = measure_cost(model, EXAMPLES, 0, repeats=1)
-    assert reference_loss(model, EXAMPLES, 0) == pytest.approx(cost.loss, rel=1e-5)
+    assert validation_loss(model, EXAMPLES) == pytest.approx(cost.loss, rel=1e-5)
 
 
 @pytest.mark.parametrize("batch_tokens", [60, 10_000])
-def test_the_reference_loss_is_one_of_tokens_not_of_examples(model, batch_tokens) -> None:
-    alone = [reference_loss(model, [example], 0) for example in EXAMPLES]
+def test_the_validation_loss_is_one_of_tokens_not_of_examples(model, batch_tokens) -> None:
+    alone = [validation_loss(model, [example]) for example in EXAMPLES]
     targets = [len(example.response_ids) for example in EXAMPLES]
     expected = sum(a * n for a, n in zip(alone, targets, strict=True)) / sum(targets)
     model.train()
-    assert reference_loss(model, EXAMPLES, 0, batch_tokens=batch_tokens) == pytest.approx(expected, rel=1e-5)
+    assert validation_loss(model, EXAMPLES, batch_tokens=batch_tokens) == pytest.approx(expected, rel=1e-5)
     assert model.training
     model.eval()
 
@@ -57,4 +57,4 @@ def test_what_can_not_be_measured_is_an_error(model) -> None:
     with pytest.raises(ConfigError):
         measure_cost(model, EXAMPLES, 0, micro_batch_size=0)
     with pytest.raises(DataError):
-        reference_loss(model, [], 0)
+        validation_loss(model, [])

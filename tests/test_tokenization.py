@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import fields
 from types import SimpleNamespace
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.prompts import TEMPLATE_NAMES, get_template
-from cs336_sft.records import Example
+from cs336_sft.records import Example, Problem
 from cs336_sft.tokenization import collate, count_targets, encode, make_examples, padding_id, tokenize_prompt_and_output
 
 EOS = 0
@@ -144,8 +145,6 @@ def test_prompt_and_output_are_tokenized_apart(tokenizer):
 
 
 def test_the_tokenizers_own_padding_and_truncation_are_not_used(tokenizer):
-    from copy import deepcopy
-
     other = deepcopy(tokenizer)
     other.padding_side = "left"
     other.backend_tokenizer.enable_padding(length=64)
@@ -154,7 +153,73 @@ def test_the_tokenizers_own_padding_and_truncation_are_not_used(tokenizer):
     assert encode(texts, other) == [tokenizer.backend_tokenizer.encode(text).ids for text in texts]
 
 
+def adding_bos(tokenizer):
+    """A tokenizer that begins every text with <bos>, as Llama's and Gemma's do."""
+    from tokenizers import processors
+
+    other = deepcopy(tokenizer)
+    other.add_special_tokens({"bos_token": "<bos>"})
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", other.bos_token_id)]
+    )
+    return other
+
+
+def test_a_tokenizers_own_bos_begins_the_prompt_and_nothing_else(tokenizer):
+    from cs336_sft.generation.response_text import encode_prompts
+
+    other, prompt, output = adding_bos(tokenizer), "Tom has", " 3 boxes"
+    bos = other.bos_token_id
+    assert other(prompt)["input_ids"][0] == bos
+    got = tokenize_prompt_and_output([prompt, ""], [output, output], other)
+    begun = [bos, *encode([prompt], tokenizer)[0]]
+    expected = [begun + encode([output], tokenizer)[0], [bos, *encode([output], tokenizer)[0]]]
+    assert got["input_ids"][0].tolist() == expected[0][:-1]
+    assert got["labels"][1].tolist()[: len(expected[1]) - 1] == expected[1][1:]
+    assert got["response_mask"][1].tolist()[: len(expected[1]) - 1] == [True] * (len(expected[1]) - 1)
+    assert encode_prompts(other, [prompt]) == [tuple(begun)], "sampling and training must agree"
+    [example] = make_examples([Problem("5?", "#### 5", "5")], get_template("gsm8k"), other)
+    assert example.prompt_ids[0] == bos and bos not in example.response_ids + example.prompt_ids[1:]
+    # A tokenizer that names a BOS but does not put it in front (GPT-2's) is left as it is.
+    named = deepcopy(tokenizer)
+    named.add_special_tokens({"bos_token": "<bos>"})
+    assert encode([prompt], named, add_bos=True) == encode([prompt], tokenizer)
+    below = Letters()
+    below.bos_token_id = 0  # below the ids of all letters, and not put in front either
+    assert encode(["ab"], below, add_bos=True) == [[1, 2]]
+
+
+def smollm2_like(tokenizer):
+    """<|im_end|> is end-of-text, and a token of the vocabulary."""
+    other = deepcopy(tokenizer)
+    other.add_special_tokens({"eos_token": "<|im_end|>", "additional_special_tokens": ["<|im_start|>"]})
+    return other
+
+
+@pytest.mark.parametrize("kind", ["embedded", "smollm2-like", "qwen"])
+def test_special_tokens_written_in_a_problem_are_plain_text(kind, tokenizer, request):
+    chosen = {"embedded": lambda: tokenizer, "smollm2-like": lambda: smollm2_like(tokenizer)}.get(
+        kind, lambda: request.getfixturevalue("qwen")
+    )()
+    special = "".join(chosen.all_special_tokens)
+    problem = Problem(f"Tom writes {special} twice?", f"He writes {special}.\n#### 2", "2")
+    assert set(chosen(special, add_special_tokens=False)["input_ids"]) == set(chosen.all_special_ids)
+    [example] = make_examples([problem], get_template("gsm8k"), chosen)
+    assert not set(chosen.all_special_ids) & set(example.prompt_ids + example.response_ids[:-1])
+    assert example.response_ids[-1] == chosen.eos_token_id
+    assert chosen.decode(example.response_ids[:-1]) == " " + problem.answer
+    with pytest.raises(ConfigError, match="append_eos=True"):
+        tokenize_prompt_and_output(["a"], ["b" + chosen.eos_token], chosen)
+    # The tokenizer itself is as it was.
+    assert set(chosen(special, add_special_tokens=False)["input_ids"]) == set(chosen.all_special_ids)
+
+
 def test_padding_id():
+    assert padding_id(SimpleNamespace(pad_token_id=7, eos_token_id=5), vocab_size=8) == 7
+    with pytest.raises(ConfigError, match="pad id 8 is beyond the model's 8 embeddings"):
+        padding_id(SimpleNamespace(pad_token_id=8, eos_token_id=5), vocab_size=8)
+    with pytest.raises(ConfigError, match="pad_id is -100"):
+        collate([Example((1,), (2,))], pad_id=-100)
     assert padding_id(SimpleNamespace(pad_token_id=0, eos_token_id=5)) == 0
     assert padding_id(SimpleNamespace(pad_token_id=None, eos_token_id=5)) == 5
     with pytest.raises(ConfigError, match="neither a pad nor an eos"):

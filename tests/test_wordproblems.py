@@ -13,18 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cs336_sft.data.calculator_annotations import check_annotations, evaluate_expression
-from cs336_sft.data.word_problems import (
-    HELDOUT_TEMPLATE_NAMES,
-    SPLITS,
-    TEMPLATE_NAMES,
-    Quantity,
-    generate_problems,
-    generate_word_problems,
-    iterate_word_problems,
-    operation_graph,
-    split_of,
-)
+from cs336_sft.data.word_problems import SPLITS, generate_problems, generate_word_problems
 from cs336_sft.data.word_problems.draft import Draft, Redraw
+from cs336_sft.data.word_problems.problem import Quantity
+from cs336_sft.data.word_problems.splits import HELDOUT_TEMPLATE_NAMES, TEMPLATE_NAMES, split_of
 from cs336_sft.errors import ConfigError
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -111,10 +103,57 @@ def test_every_step_is_needed(many):
         assert Counter(operations(problem.root, {}).values()) == signs, problem
 
 
+def operation_graph(root: Quantity) -> str:
+    """Write the operations that lead to ``root`` in a canonical form.
+
+    Given numbers are all ``n``. Operands of ``+`` and ``*`` are sorted. A result that is used again is written
+    out once and then called ``#k``, in the order of first use, so that ``x + x/n`` with ``x = n*n`` differs from
+    ``n*n + n*n/n``.
+    """
+    uses: dict[int, int] = {}
+
+    def count(node: Quantity) -> None:
+        uses[id(node.operation)] = uses.get(id(node.operation), 0) + 1
+        if node.operation and uses[id(node.operation)] == 1:
+            count(node.operation[1])
+            count(node.operation[2])
+
+    def unrolled(node: Quantity) -> str:
+        if node.operation is None:
+            return "n"
+        operator, left, right = node.operation
+        operands = [unrolled(left), unrolled(right)]
+        if operator in "+*":
+            operands.sort()
+        return f"{operator}({','.join(operands)})"
+
+    names: dict[int, str] = {}
+
+    def write(node: Quantity) -> str:
+        if node.operation is None:
+            return "n"
+        key = id(node.operation)
+        if key in names:
+            return names[key]
+        operator, left, right = node.operation
+        operands = [left, right]
+        if operator in "+*":
+            # Short operands first: a shared result is then named where it stands alone.
+            operands.sort(key=lambda operand: (len(unrolled(operand)), unrolled(operand)))
+        text = f"{operator}({','.join(write(operand) for operand in operands)})"
+        if uses[key] > 1:
+            names[key] = f"#{len(names)}"
+            text += f"={names[key]}"
+        return text
+
+    count(root)
+    return write(root)
+
+
 def test_all_48_graphs_differ(many):
     graphs = defaultdict(set)
     for problem in many:
-        graphs[problem.template].add(problem.graph)
+        graphs[problem.template].add(operation_graph(problem.root))
     assert set(graphs) == {*TEMPLATE_NAMES, *HELDOUT_TEMPLATE_NAMES}
     assert all(len(found) == 1 for found in graphs.values()), "a template has one graph"
     owners = Counter(next(iter(found)) for found in graphs.values())
@@ -230,11 +269,6 @@ def test_conclusion_states_the_answer(many):
         assert (problem.steps[-1].currency == "$") == (problem.unit == "dollars")
 
 
-def test_subject_is_in_the_question(many):
-    assert all(problem.subject in problem.question for problem in many)
-    assert any(problem.subject for problem in many)
-
-
 def test_wording_varies():
     """The same template asks in at least four ways, once names, nouns and numbers are taken away."""
     wordings = defaultdict(set)
@@ -246,7 +280,7 @@ def test_wording_varies():
 def test_problems_travel_between_processes():
     problem = generate_word_problems(1, split="train")[0]
     again = pickle.loads(pickle.dumps(problem))
-    assert again == problem and again.graph == problem.graph
+    assert again == problem and operation_graph(again.root) == operation_graph(problem.root)
 
 
 def test_draft_throws_senseless_draws_away():
@@ -263,7 +297,7 @@ def test_errors_name_the_remedy():
     with pytest.raises(ConfigError, match="choose one of train, validation, test, heldout_templates"):
         generate_problems(3, split="dev")
     with pytest.raises(ConfigError, match="Remedy"):
-        iterate_word_problems("Train")
+        generate_word_problems(1, split="Train")
     with pytest.raises(ConfigError, match="0 or more"):
         generate_problems(-1, split="train")
     assert generate_problems(0, split="train") == []

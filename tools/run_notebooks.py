@@ -4,7 +4,6 @@
     python tools/run_notebooks.py --inplace                    # store the outputs in the sources (for authors)
     python tools/run_notebooks.py --inplace 02 04              # only the notebooks whose names begin so
 
-With --inplace it also records how long each took, for `cs336-sft doctor` to scale.
 The kernel is the Python that runs this script, whatever kernels are registered on the machine. Exit status: 0 if every
 notebook ran, 1 if one failed (it is kept, with the error, and the rest is not run), 2 for a mistake in the call.
 """
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 import time
@@ -29,7 +27,6 @@ from tqdm import tqdm
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
-TIMES = ROOT / "cs336_sft" / "assets" / "lesson_times.json"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
 
 
@@ -155,23 +152,6 @@ def choose(folder: Path, prefixes: list[str]) -> list[Path]:
     return [p for p in paths if not prefixes or p.name.startswith(tuple(prefixes))]
 
 
-def record_times(rows: list[tuple[str, float, str]], everything: bool) -> None:
-    """Store the seconds of each notebook beside the speed of this machine, measured now.
-
-    Of a part of the notebooks the seconds are converted to the speed that is stored, so that the others' stay valid.
-    """
-    from dataclasses import asdict
-
-    from cs336_sft.experiments.doctor import calibrate
-
-    speed = asdict(calibrate())
-    stored = {"speed": speed, "seconds": {}} if everything else json.loads(TIMES.read_text(encoding="utf-8"))
-    factor = sum(speed[name] / stored["speed"][name] for name in speed) / len(speed)
-    seconds = stored["seconds"] | {Path(name).stem: round(taken * factor, 1) for name, taken, _ in rows}
-    times = {"speed": stored["speed"], "seconds": dict(sorted(seconds.items()))}
-    TIMES.write_text(json.dumps(times, indent=2) + "\n", encoding="utf-8")
-
-
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Run the notebooks in order.")
     parser.add_argument("prefix", nargs="*", help="only notebooks whose names begin so (02, 04_first)")
@@ -211,8 +191,6 @@ def main(argv: list[str] | None = None) -> int:
     if failed:
         print(f"{rows[-1][0]} stopped with {failed}", file=sys.stderr)
         return 1
-    if args.inplace and args.folder == NOTEBOOKS and os.environ["CS336_PROFILE"] == "tiny":
-        record_times(rows, everything=not args.prefix)
     if args.output:
         print(f"executed copies: {args.output}")
     return 0

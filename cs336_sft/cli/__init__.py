@@ -1,8 +1,8 @@
-"""The command ``cs336-sft``: one module a command, each with ``add_parser(subparsers)`` and ``run(args)``.
+"""The command ``cs336-sft``: each module adds one or more commands with ``add_parser(subparsers)``.
 
 Modules import what is heavy inside ``run``, so that ``cs336-sft --help`` does not wait for PyTorch. A result goes to
 stdout (with ``--json`` nothing else does), progress and errors to stderr. Exit status: 0, or 2 for a mistake that the
-user can mend, told in one line; 1 for an exercise that does not pass; 130 after Ctrl-C.
+user can correct, explained in one line; 1 for an exercise that does not pass; 130 after Ctrl-C.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from cs336_sft.errors import CourseError
+from cs336_sft.utils.distributed import leave
+from cs336_sft.utils.validation import nearest_name
 
 # Command -> module of this package, in the order of the help text.
 COMMANDS = {
@@ -27,42 +30,66 @@ COMMANDS = {
     "ei": "ei",
     "plot": "plot",
     "grade": "grade",
-    "generate-data": "generate_data",
-    "fetch": "fetch",
-    "check": "check",
-    "hint": "hint",
-    "solution": "solution",
-    "reset": "reset",
-    "progress": "progress",
-    "watch": "watch",
+    "generate-data": "data",
+    "fetch": "data",
+    "check": "exercises",
+    "hint": "exercises",
+    "solution": "exercises",
+    "reset": "exercises",
+    "progress": "exercises",
+    "watch": "exercises",
 }
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser that takes options in full only and names the nearest to a misspelt one."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | settings)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[argparse.Namespace, list[str]]:
+        namespace, rest = super().parse_known_args(args, namespace)
+        for option in rest:
+            if option.startswith("--"):
+                name, known = option.split("=")[0], [text for text in self._option_string_actions if "--" in text]
+                # Without the dashes, which would make every two short options alike.
+                remedy = nearest_name(name.strip("-"), [text.strip("-") for text in known])
+                remedy = remedy.replace("'", "'--", 1) if remedy.startswith("write") else f"see {self.prog} --help"
+                self.error(f"there is no option {name}. Remedy: {remedy}")
+        return namespace, rest
+
+
 def build_parser() -> argparse.ArgumentParser:
-    """The parser with every command."""
+    """Build the parser with every command."""
     from cs336_sft import __version__
 
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="cs336-sft",
         description="Supervised fine-tuning of a small language model on grade-school maths, step by step.",
         epilog="Start with `cs336-sft doctor`; each command explains itself with --help.",
     )
     parser.add_argument("--version", action="version", version=f"cs336-sft {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in COMMANDS.values():
+    for module in dict.fromkeys(COMMANDS.values()):
         import_module(f"cs336_sft.cli.{module}").add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit status.
+    """Run one command and return the exit status.
 
     >>> main(["lengths", "--data", "nowhere.jsonl", "--tokenizer", "./nowhere"])
     2
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a model's text may hold characters that the console can't show
+            stream.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(argv)
+    # A module with several commands sets `run` for each.
+    run = getattr(args, "run", None) or import_module(f"cs336_sft.cli.{COMMANDS[args.command]}").run
     try:
-        status = import_module(f"cs336_sft.cli.{COMMANDS[args.command]}").run(args)
+        status = run(args)
+        leave()  # the processes of a launch; after an error the launcher ends them
         sys.stdout.flush()
         return status or 0
     except CourseError as error:
@@ -74,6 +101,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         where = f"{error.filename}: " if error.filename is not None else ""
         return _fail(f"{where}{error.strerror or error}. Remedy: check the path, its permissions and the free space.")
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        remedy = "lower --micro-batch-size or --gen-batch-size and give the command again: a run goes on where it was"
+        return _fail(f"{str(error).split('. ')[0]}. Remedy: {remedy}.")
     except KeyboardInterrupt:
         print("cs336-sft: interrupted", file=sys.stderr)
         return 130

@@ -1,4 +1,4 @@
-"""What several commands share: options, tables, JSON, and loading a model without noise."""
+"""Parts that several commands share: options, tables, JSON, and loading a model without noise."""
 
 from __future__ import annotations
 
@@ -11,27 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.experiments.profiles import PROFILE_NAMES, Profile, get_profile, with_model
-from cs336_sft.prompts import TEMPLATE_NAMES
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-
-def add_profile(parser: argparse.ArgumentParser, *, model: bool = False) -> None:
-    """``--profile``, and ``--model`` where a command loads one."""
-    parser.add_argument(
-        "--profile", metavar="NAME", help=f"{', '.join(PROFILE_NAMES)}; default: $CS336_PROFILE, else tiny"
-    )
-    if model:
-        parser.add_argument("--model", metavar="DIR", help="a model folder or hub name in place of the profile's model")
-        parser.add_argument(
-            "--template", choices=TEMPLATE_NAMES, help="prompt template and answer format; default: the profile's"
-        )
-
-
-def add_data(parser: argparse.ArgumentParser, text: str) -> None:
-    parser.add_argument("--data", metavar="PATH", help=text)
+    from cs336_sft.generation.vllm_backend.config import VLLMConfig
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +21,14 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def positive_int(text: str) -> int:
-    """An argparse type: a whole number from 1."""
+    """Parse a whole number from 1, as an argparse type."""
     if not text.strip().isascii() or not text.strip().isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number of 1 or more")
     return int(text)
 
 
 def positive_float(text: str) -> float:
-    """An argparse type: a finite number above 0."""
+    """Parse a finite number above 0, as an argparse type."""
     try:
         value = float(text)
     except ValueError:
@@ -56,34 +38,13 @@ def positive_float(text: str) -> float:
     return value
 
 
-def chosen_profile(args: argparse.Namespace) -> Profile:
-    """The profile of ``--profile``, with the model of ``--model`` if given."""
-    return with_model(get_profile(args.profile), getattr(args, "model", None))
-
-
-def load(profile: Profile, *, device: str | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The profile's model and tokenizer, with the loaders' progress bars and notices off."""
-    from cs336_sft.model.loading import load_model_and_tokenizer
-
-    quiet_libraries()
-    return load_model_and_tokenizer(profile.model_source(), device=device)
-
-
-def quiet_libraries() -> None:
-    """Switch off transformers' progress bars and notices for this process."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-
-
 def note(message: str) -> None:
-    """A line of progress, on stderr."""
+    """Print a line of progress on stderr."""
     print(message, file=sys.stderr, flush=True)
 
 
 def confirmed(question: str) -> bool:
-    """Asks on the terminal; no where there is nobody to ask."""
+    """Ask on the terminal, and take no for an answer without one."""
     try:
         return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
@@ -92,12 +53,13 @@ def confirmed(question: str) -> bool:
 
 
 def print_json(value: Any) -> None:
-    """One JSON object on stdout; a number that JSON lacks is a bug here, not in the reader."""
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """Print one JSON object, and fail on a number that JSON lacks."""
+    ascii_only = not (sys.stdout.encoding or "").lower().startswith("utf")
+    print(json.dumps(value, indent=2, ensure_ascii=ascii_only, allow_nan=False))
 
 
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns as wide as their widest cell: the first to the left, the others to the right."""
+    """Print a table: the first column to the left, the others to the right."""
     lines = [[str(cell) for cell in row] for row in [header, *rows]]
     widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
     for line in lines:
@@ -109,7 +71,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def rate(metrics: dict[str, Any], name: str) -> str:
-    """A rate with its interval, in percent.
+    """Write a rate with its interval, in percent.
 
     >>> rate({"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}, "accuracy")
     '50.0 % (40.0 to 60.0)'
@@ -118,22 +80,16 @@ def rate(metrics: dict[str, Any], name: str) -> str:
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
-    """The metrics of an evaluation as a table; rates with their 95 % intervals."""
-    rows = [(name, rate(metrics, name)) for name in ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate")]
-    for name, unit in (
-        ("avg_gen_len", "tokens"),
-        ("avg_gen_len_correct", "tokens"),
-        ("avg_gen_len_wrong", "tokens"),
-        ("entropy", "nats"),
-    ):
-        value = metrics[name]
-        rows.append((name, "-" if value is None else f"{value:.{3 if unit == 'nats' else 1}f} {unit}"))
-    for name, value in rows:
-        print(f"{name:<20} {value}")
+    """Print the metrics of an evaluation, rates with their 95 % intervals."""
+    for name in ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate"):
+        print(f"{name:<20} {rate(metrics, name)}")
+    for name in ("avg_gen_len", "avg_gen_len_correct", "avg_gen_len_wrong"):
+        print(f"{name:<20} " + ("-" if metrics[name] is None else f"{metrics[name]:.1f} tokens"))
+    print(f"{'entropy':<20} " + ("-" if metrics["entropy"] is None else f"{metrics['entropy']:.3f} nats"))
 
 
 def output_file(path: str | None) -> Path | None:
-    """The path of a file to write, checked before minutes of work go by.
+    """Check the path of a file to write, before minutes of work go by.
 
     Raises:
         ConfigError: it names a folder, or a file where a folder has to be.
@@ -147,3 +103,52 @@ def output_file(path: str | None) -> Path | None:
     if not parent.is_dir():
         raise ConfigError(f"{path} can't be written: {parent} is a file", "give a path inside a folder")
     return target
+
+
+def add_vllm(parser: argparse.ArgumentParser, *, gpu_memory_utilization: float) -> None:
+    """Add the options of the vLLM engine, with its default fraction of the GPU."""
+    group = parser.add_argument_group("generation with vLLM (README, section vLLM)")
+    option = group.add_argument
+    option("--max-model-len", type=positive_int, metavar="N", help="tokens of prompt and answer that the engine holds")
+    option("--vllm-dtype", choices=("auto", "float32", "bfloat16", "float16"), help="type of the engine's weights")
+    option(
+        "--gpu-memory-utilization",
+        type=positive_float,
+        metavar="FRACTION",
+        help=f"fraction of the GPU's memory for the engine (default {gpu_memory_utilization:g})",
+    )
+    option("--kv-cache-gib", type=positive_float, metavar="GIB", help="size of the key-value cache, in place of it")
+    option("--sleep", action="store_true", default=None, help="free the GPU's memory between evaluations")
+    parser.set_defaults(default_gpu_memory_utilization=gpu_memory_utilization)
+
+
+def vllm_config(args: argparse.Namespace, sampler: str, max_new_tokens: int) -> VLLMConfig | None:
+    """Return the engine's settings, or None for the Hugging Face sampler.
+
+    Raises:
+        ConfigError: an option of vLLM's without ``--sampler vllm``, or a limit that cannot fit.
+    """
+    from cs336_sft.generation.vllm_backend.config import VLLMConfig
+
+    given: dict[str, Any] = {
+        "max_model_len": args.max_model_len,
+        "dtype": args.vllm_dtype,
+        "gpu_memory_utilization": args.gpu_memory_utilization,
+        "kv_cache_memory_bytes": args.kv_cache_gib and int(args.kv_cache_gib * 2**30),
+        "sleep": args.sleep,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    if sampler == "hf":
+        if given:
+            raise ConfigError(f"{next(iter(given))} is a setting of vLLM", "add --sampler vllm, or leave it out")
+        return None
+    from cs336_sft.generation.vllm_backend.runtime import import_vllm
+
+    config = VLLMConfig(**{"gpu_memory_utilization": args.default_gpu_memory_utilization} | given)
+    if config.max_model_len is not None and max_new_tokens >= config.max_model_len:
+        raise ConfigError(
+            f"{max_new_tokens} new tokens leave no room for a prompt in max_model_len {config.max_model_len}",
+            "raise --max-model-len, or lower --max-new-tokens",
+        )
+    import_vllm()
+    return config

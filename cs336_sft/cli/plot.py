@@ -1,4 +1,4 @@
-"""``cs336-sft plot``: evaluation curves of one or more runs, with their 95 % intervals.
+"""`cs336-sft plot`: evaluation curves of one or more runs, with their 95 % intervals.
 
 cs336-sft plot runs/eos runs/no-eos --out curves.png
 """
@@ -17,7 +17,7 @@ FORMATS = (".png", ".svg", ".pdf")
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("plot", help="draw the evaluation curves of runs")
     parser.add_argument("run_dirs", metavar="RUN", nargs="+", help="a run directory, as `cs336-sft sft --out` makes it")
-    parser.add_argument("--out", metavar="FILE", required=True, help="the picture: .png, .svg or .pdf")
+    parser.add_argument("--out", metavar="FILE", required=True, help="file of the picture (.png, .svg or .pdf)")
     parser.add_argument("--title", default="", help="heading of the picture")
 
 
@@ -35,32 +35,19 @@ def run(args: argparse.Namespace) -> None:
 
 
 def labels(folders: list[str]) -> dict[str, str]:
-    """A label for each run directory: its last part where those differ, else the whole path.
-
-    >>> labels(["runs/a", "runs/b/"]), labels(["x/run", "y/run"])
-    ({'a': 'runs/a', 'b': 'runs/b/'}, {'x/run': 'x/run', 'y/run': 'y/run'})
-    """
+    """Label each run directory by its last part, or by its path where those are equal."""
     names = [Path(folder).absolute().name for folder in folders]
     return dict(zip(names if len(set(names)) == len(names) else folders, folders, strict=True))
 
 
 def read_evaluations(folder: Path) -> list[dict]:
-    """The evaluations of a run.
-
-    Raises:
-        CourseError: not a run directory, or one without an evaluation.
-    """
+    """Read the evaluations of a run, of which there must be one."""
     from cs336_sft.training.result import load_result
 
     remedy = "give a directory that `cs336-sft sft --out` made"
-    if not folder.exists():
-        raise ConfigError(f"{folder} does not exist", remedy)
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is a file", remedy)
+        raise ConfigError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}", remedy)
     records = load_result(folder).evaluations
     if not records:
-        raise ConfigError(
-            f"{folder} has no evaluations (evaluations.jsonl)",
-            "give the directory of a run that evaluated at least once (not the model's folder in it)",
-        )
+        raise ConfigError(f"{folder} has no evaluations (evaluations.jsonl)", f"{remedy}, not the model's folder in it")
     return list(records)

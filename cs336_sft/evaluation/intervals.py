@@ -1,4 +1,4 @@
-"""95 % confidence intervals: of a rate, of a mean, and of the difference of two runs on the same problems.
+"""Confidence intervals of a rate, of a mean, and of differences on the same problems.
 
 Evaluation on a few hundred problems is noisy: at 60 % right, 256 problems leave a standard error of 3.1 points.
 Which interval goes with which question:
@@ -7,7 +7,8 @@ Which interval goes with which question:
 - a quantity measured once for each seed: `mean_interval`;
 - two rates of which only counts are left: `difference_interval`;
 - is run A better than run B on the same problems: `paired_difference_interval`, much narrower than what two
-  separate intervals suggest, because problems that are easy (or hard) for both runs cancel out.
+  separate intervals suggest, because problems that are easy (or hard) for both runs cancel out;
+- is method A better than method B, each trained with a few seeds: `paired_difference_over_seeds`.
 """
 
 from __future__ import annotations
@@ -38,9 +39,10 @@ class Interval:
 
 
 def wilson_interval(successes: float, n: float, confidence: float = 0.95) -> Interval:
-    """Interval of a rate, ``successes`` out of ``n`` independent trials. Stays in [0, 1], and has a width at 0 and 1.
+    """Compute the interval of a rate, `successes` out of `n` independent trials.
 
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 22 (1927).
+    It stays in [0, 1] and has a width at 0 and 1. Wilson, "Probable inference, the law of succession, and statistical
+    inference", JASA 22 (1927).
 
     Raises:
         DataError: no trial, or successes outside 0..n.
@@ -66,18 +68,13 @@ def _wilson(rate: float, n: float, confidence: float) -> Interval:
 
 
 def clustered_rate_interval(groups: Iterable[Sequence[float]], confidence: float = 0.95) -> Interval:
-    """Interval of a rate where each problem was tried several times. ``groups``: a problem's outcomes, 0..1 each.
+    """Compute the interval of a rate where each problem was tried several times.
 
-    The rate averages over the tries of a problem, then over problems. Tries of one problem resemble each other, so
-    256 problems x 4 tries say less than 1,024 problems. From the spread between problems follows the number of
-    independent trials that would give the same standard error; Wilson's interval is taken for that number. One try
-    a problem gives exactly `wilson_interval`.
+    `groups` has each problem's outcomes, 0..1. Tries of one problem resemble each other: from the spread between
+    problems follows the number of independent trials that would give the same standard error, and Wilson's interval
+    is that of this number. Korn and Graubard, "Confidence intervals for proportions with small expected number of
+    positive counts estimated from survey data", Survey Methodology 24 (1998).
 
-    Korn and Graubard, "Confidence intervals for proportions with small expected number of positive counts estimated
-    from survey data", Survey Methodology 24 (1998): the effective sample size, here with Wilson's interval.
-
-    >>> print(clustered_rate_interval([[1.0], [0.0], [1.0], [1.0]]) == wilson_interval(3, 4))
-    True
     >>> print(clustered_rate_interval([[1, 1], [0, 0]] * 50))  # the second try says nothing new: as 100 trials
     0.500 [0.404, 0.596]
     >>> print(clustered_rate_interval([[1, 0], [0, 1]] * 50))  # tries of a problem independent: as 200 trials
@@ -97,10 +94,10 @@ def clustered_rate_interval(groups: Iterable[Sequence[float]], confidence: float
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Interval of a mean, by Student's t with ``len(values) - 1`` degrees of freedom (Student, Biometrika 6, 1908).
+    """Compute the interval of a mean by Student's t (Biometrika 6, 1908).
 
-    For a few values that scatter like a bell curve, such as one accuracy a seed. With three seeds the interval is
-    wide, and that is the truth about three seeds.
+    For a few values that scatter like a bell curve, such as one accuracy a seed. With three seeds it is wide, and
+    that is the truth about three seeds.
 
     Raises:
         DataError: fewer than two values have no spread.
@@ -118,12 +115,10 @@ def mean_interval(values: Sequence[float], confidence: float = 0.95) -> Interval
 
 
 def paired_difference_interval(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Interval of ``mean(second) - mean(first)`` for outcomes (0..1) on the same problems in the same order.
+    """Compute the interval of `mean(second) - mean(first)` on the same problems.
 
-    Agresti and Min, "Simple improved confidence intervals for comparing matched proportions", Statistics in Medicine
-    24 (2005): the plain interval of the mean difference after half an observation was added to each of the four
-    cells (right/right, right/wrong, ...). So it keeps a width where no problem changed sides. With several samples
-    a problem, give the mean over its samples.
+    Outcomes are 0..1; with several samples a problem, give their mean. Agresti and Min, "Simple improved confidence
+    intervals for comparing matched proportions", Statistics in Medicine 24 (2005).
 
     Raises:
         DataError: nothing to compare, or different numbers of problems.
@@ -138,21 +133,56 @@ def paired_difference_interval(first: Sequence[float], second: Sequence[float], 
             "give one outcome for each problem, for the same problems in the same order",
         )
     differences = [b - a for a, b in zip(first, second, strict=True)]
-    # Half an observation each of +1 and -1, and two halves of 0: two observations more, 1 more in the sum of squares.
-    n = len(differences) + 2
-    centre = math.fsum(differences) / n
-    spread = (math.fsum(d * d for d in differences) + 1) / n - centre * centre
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(spread / n)
+    centre, variance_of_mean = _agresti_min(differences)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * math.sqrt(variance_of_mean)
     value = fmean(differences)
     return Interval(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
 
 
-def difference_interval(first: Interval, second: Interval) -> Interval:
-    """``second`` minus ``first``, two independent rates with their Wilson intervals.
+def _agresti_min(differences: Sequence[float]) -> tuple[float, float]:
+    """Return centre and variance of a mean difference, a little smoothed."""
+    # Half an observation each of +1 and -1, and two halves of 0: two observations more, 1 more in the sum of squares.
+    n = len(differences) + 2
+    centre = math.fsum(differences) / n
+    return centre, ((math.fsum(d * d for d in differences) + 1) / n - centre * centre) / n
 
-    Newcombe, "Interval estimation for the difference between independent proportions", Statistics in Medicine 17
-    (1998), method 10. Of two runs on the same problems it is too wide; where their answers were kept,
-    `paired_difference_interval` is the right one.
+
+def paired_difference_over_seeds(
+    first: Sequence[Sequence[float]], second: Sequence[Sequence[float]], confidence: float = 0.95
+) -> Interval:
+    """Compute the interval of `mean(second) - mean(first)` over seeds and problems.
+
+    Both have one sequence of outcomes (0..1) a seed, on the same problems. The variances of the problems' and of the
+    seeds' mean differences add up, which is cautious; Student's t has Satterthwaite's degrees of freedom. One seed
+    gives `paired_difference_interval`.
+
+    Raises:
+        DataError: no seed, or different numbers of seeds or problems.
+
+    >>> before, after = [[1, 0, 0, 1] * 25] * 3, [[1, 1, 0, 1] * 25, [1, 1, 1, 1] * 25, [1, 1, 0, 1] * 25]
+    >>> print(paired_difference_over_seeds(before, after))
+    0.333 [0.037, 0.630]
+    """
+    if not first or len({len(first), len(second)}) > 1 or len(set(map(len, (*first, *second)))) > 1:
+        raise DataError("seeds with different numbers of outcomes", "give all seeds the same problems, in both")
+    by_seed = [[b - a for a, b in zip(*pair, strict=True)] for pair in zip(first, second, strict=True)]
+    by_problem = [fmean(column) for column in zip(*by_seed, strict=True)]
+    if len(by_seed) == 1 or not by_problem:
+        return paired_difference_interval(first[0], second[0], confidence)
+    of_problems = _agresti_min(by_problem)[1]
+    of_seeds = variance(map(fmean, by_seed)) / len(by_seed)
+    total = of_problems + of_seeds
+    degrees = total**2 / (of_problems**2 / (len(by_problem) + 1) + of_seeds**2 / (len(by_seed) - 1))
+    half = student_t_quantile(confidence, int(degrees)) * math.sqrt(total)
+    value = fmean(by_problem)
+    return Interval(value, max(-1.0, value - half), min(1.0, value + half))
+
+
+def difference_interval(first: Interval, second: Interval) -> Interval:
+    """Compute the interval of `second - first` of two independent Wilson intervals.
+
+    On the same problems it is too wide: `paired_difference_interval` is right there. Newcombe, "Interval estimation
+    for the difference between independent proportions", Statistics in Medicine 17 (1998), method 10.
 
     >>> print(difference_interval(wilson_interval(48, 80), wilson_interval(56, 70)))  # the paper's example
     0.200 [0.052, 0.334]
@@ -164,7 +194,7 @@ def difference_interval(first: Interval, second: Interval) -> Interval:
 
 @lru_cache(maxsize=128)
 def student_t_quantile(confidence: float, degrees: int) -> float:
-    """The t with ``P(|T| <= t) = confidence``, by bisection of the exact distribution.
+    """Find the t with `P(|T| <= t) = confidence`, by bisection.
 
     Abramowitz and Stegun, "Handbook of Mathematical Functions" (1964), 26.7.3 and 26.7.4.
 
@@ -181,7 +211,7 @@ def student_t_quantile(confidence: float, degrees: int) -> float:
 
 
 def _student_t_central(t: float, degrees: int) -> float:
-    """``P(|T| <= t)`` for a whole number of degrees of freedom: a finite sum of powers of a cosine."""
+    """Compute `P(|T| <= t)` as a finite sum of powers of a cosine."""
     angle = math.atan(t / math.sqrt(degrees))
     sine, cosine = math.sin(angle), math.cos(angle)
     odd = degrees % 2 == 1

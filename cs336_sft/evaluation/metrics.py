@@ -1,4 +1,4 @@
-"""Graded generations in, the numbers of a run out. One definition of each metric for all lessons."""
+"""Metrics of graded generations: one definition of each for all lessons."""
 
 from __future__ import annotations
 
@@ -14,49 +14,36 @@ from cs336_sft.records import Graded
 
 @dataclass(frozen=True)
 class Metrics:
-    """What an evaluation measured. Rates are fractions 0..1, each with a 95 % interval (``_low``, ``_high``).
+    """The numbers of an evaluation. Rates are fractions 0..1, each with a 95 % interval (`_low`, `_high`)."""
 
-    Attributes:
-        n: generations.
-        n_problems: problems; with ``n`` samples of each, rates average over problems, and the intervals allow for
-            the likeness of a problem's samples (`intervals.clustered_rate_interval`).
-        accuracy: mean ``reward``: the demanded format is there, and the answer in it is right.
-        accuracy_lenient: mean ``lenient``: any readable final answer is right.
-        format_accuracy: mean ``format_reward``.
-        trunc_rate: share of generations that the limit ended (``finish_reason == "length"``).
-        avg_gen_len: mean number of generated tokens, the end-of-text token included.
-        avg_gen_len_correct: the same over generations with ``reward`` above 0; None where there are none.
-        avg_gen_len_wrong: the same over the others; None where there are none.
-        entropy: mean entropy in nats of the next-token distributions (temperature 1) over all generated tokens of
-            all generations; None where the sampler recorded none.
-    """
-
-    n: int
-    n_problems: int
-    accuracy: float
+    n: int  # generations
+    n_problems: int  # rates average over problems, see `clustered_rate_interval`
+    accuracy: float  # mean `reward`: the demanded format is there, and the answer in it is right
     accuracy_low: float
     accuracy_high: float
-    accuracy_lenient: float
+    accuracy_lenient: float  # mean `lenient`: any readable final answer is right
     accuracy_lenient_low: float
     accuracy_lenient_high: float
-    format_accuracy: float
+    format_accuracy: float  # mean `format_reward`
     format_accuracy_low: float
     format_accuracy_high: float
-    trunc_rate: float
+    trunc_rate: float  # fraction of generations that `max_new_tokens` cut off
     trunc_rate_low: float
     trunc_rate_high: float
-    avg_gen_len: float
-    avg_gen_len_correct: float | None
-    avg_gen_len_wrong: float | None
-    entropy: float | None
+    avg_gen_len: float  # generated tokens, the end-of-text token included
+    avg_gen_len_correct: float | None  # over generations with `reward` above 0; None if there are none
+    avg_gen_len_wrong: float | None  # over the others
+    entropy: float | None  # nats at temperature 1, over all generated tokens; None if not recorded
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Flat, in the order above. A missing number is None, which JSON writes as ``null`` (NaN is not JSON)."""
+        """Return the fields in order, with None for a missing number."""
         return asdict(self)
 
 
 def compute_metrics(graded: Sequence[Graded]) -> Metrics:
-    """The metrics of graded generations. Samples of one problem are recognised by its id (or question, without one).
+    """Compute the metrics of graded generations.
+
+    Samples with the same problem id (or question, without one) belong to one problem.
 
     Raises:
         DataError: there is nothing to average.
@@ -99,7 +86,10 @@ def compute_metrics(graded: Sequence[Graded]) -> Metrics:
 
 
 def mean_token_entropy(graded: Sequence[Graded]) -> float | None:
-    """Mean over tokens (not over generations) in nats; None unless every generation has its entropies."""
+    """Average over tokens (not over generations), in nats.
+
+    None unless every generation has its entropies.
+    """
     recorded = [item.generation.entropies for item in graded]
     tokens = sum(len(entropies) for entropies in recorded if entropies is not None)
     if tokens == 0 or any(entropies is None for entropies in recorded):

@@ -1,17 +1,14 @@
-"""What became of each problem, and of what a difference between two evaluations is made.
+"""Outcomes problem by problem, and the change of accuracy between two evaluations, by outcome.
 
-Two accuracies say how much was won or lost. Problem by problem there is more to see: a problem that is lost because the
-answer was cut off is another matter than one whose answer is wrong.
+Two accuracies say how much was gained or lost, the outcomes why.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from cs336_sft.errors import DataError
-from cs336_sft.evaluation.evaluate import read_generations
 from cs336_sft.evaluation.intervals import Interval, paired_difference_interval
 from cs336_sft.records import Graded
 
@@ -25,16 +22,9 @@ OUTCOMES = {
 
 
 def outcome(graded: Graded) -> str:
-    """The letter of a graded generation; see ``OUTCOMES``.
+    """Return the letter of a graded generation in `OUTCOMES`.
 
-    ``F`` is an answer that a lenient reader finds right; ``C`` one that ran to the limit and is not right either way.
-
-    >>> from cs336_sft.records import Generation, Problem
-    >>> cut = Generation("Q", (5, 6), " 5 and", "length")
-    >>> outcome(Graded(Problem("2 + 3?", "#### 5", "5"), cut, 0.0, 0.0, 0.0, lenient=1.0))
-    'F'
-    >>> outcome(Graded(Problem("2 + 4?", "#### 6", "6"), cut, 0.0, 0.0, 0.0, lenient=0.0))
-    'C'
+    `F` is an answer that the lenient grader finds right, `C` one that was cut off and is not right either way.
     """
     if graded.reward > 0:
         return "R"
@@ -44,68 +34,41 @@ def outcome(graded: Graded) -> str:
 
 
 def outcome_letters(graded: Sequence[Graded]) -> str:
-    """The outcomes of an evaluation, one letter a generation, in their order.
-
-    >>> outcome_letters([])
-    ''
-    """
+    """Return the outcomes of an evaluation, one letter a generation, in their order."""
     return "".join(map(outcome, graded))
 
 
-def read_outcomes(run_dir: str | Path) -> dict[int, str]:
-    """step -> outcomes, for every evaluation whose generations a run keeps."""
-    files = sorted((Path(run_dir) / "generations").glob("step-*.jsonl"))
-    return {int(path.stem.removeprefix("step-")): outcome_letters(read_generations(path)) for path in files}
+def is_correct(letters: str, lenient: bool = False) -> list[float]:
+    """Return 1.0 for each right problem (`lenient`: in any format), else 0.0.
 
-
-def rights(letters: str, lenient: bool = False) -> list[float]:
-    """1.0 for each problem that is right: in the format, or by any readable answer.
-
-    >>> rights("RFCW"), rights("RFCW", lenient=True)
+    >>> is_correct("RFCW"), is_correct("RFCW", lenient=True)
     ([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0])
     """
     return [float(letter in ("RF" if lenient else "R")) for letter in letters]
 
 
 @dataclass(frozen=True)
-class Change:
-    """What accuracy gained and lost between two evaluations of the same problems.
+class AccuracyChange:
+    """Gains and losses of accuracy between two evaluations of the same problems."""
 
-    Attributes:
-        n: problems.
-        difference: of the accuracies, second minus first, with its paired 95 % interval.
-        gained: outcome before -> problems that are right now.
-        lost: outcome now -> problems that were right before.
-    """
-
-    n: int
-    difference: Interval
-    gained: dict[str, int]
-    lost: dict[str, int]
+    n: int  # problems
+    difference: Interval  # accuracy after minus before, paired
+    gained: dict[str, int]  # outcome before -> problems that are right now
+    lost: dict[str, int]  # outcome now -> problems that were right before
 
     def net(self, letter: str) -> float:
-        """The part of the difference that problems with this outcome, before or after, account for.
-
-        Over the letters other than ``R`` the parts add up to the difference.
-        """
+        """Return the part of the difference that one outcome, before or after, makes."""
         return (self.gained[letter] - self.lost[letter]) / self.n
 
 
-def explain_change(before: str, after: str, *, lenient: bool = False) -> Change:
-    """Take the difference of two accuracies apart, by what the problems were, or became, that changed sides.
+def decompose_change(before: str, after: str, *, lenient: bool = False) -> AccuracyChange:
+    """Decompose a difference of accuracies by the outcomes that changed.
 
-    Args:
-        before, after: outcomes (``outcome_letters``) on the same problems in the same order.
-        lenient: the accuracy is the lenient one: ``F`` counts as right.
+    The outcomes are those of the same problems in the same order. With `lenient`, `F` counts as right.
 
-    Raises:
-        DataError: different numbers of problems, or none.
-
-    >>> change = explain_change("RRRRFW", "RRCWRW")
-    >>> print(change.difference.value, change.gained, change.lost)
-    -0.16666666666666666 {'F': 1, 'C': 0, 'W': 0} {'F': 0, 'C': 1, 'W': 1}
-    >>> [round(change.net(letter), 3) for letter in "FCW"]
-    [0.167, -0.167, -0.167]
+    >>> change = decompose_change("RRRRFW", "RRCWRW")
+    >>> change.gained, change.lost
+    ({'F': 1, 'C': 0, 'W': 0}, {'F': 0, 'C': 1, 'W': 1})
     """
     if len(before) != len(after):
         raise DataError(
@@ -114,9 +77,9 @@ def explain_change(before: str, after: str, *, lenient: bool = False) -> Change:
     right = "RF" if lenient else "R"
     others = [letter for letter in OUTCOMES if letter not in right]
     pairs = list(zip(before, after, strict=True))
-    return Change(
+    return AccuracyChange(
         n=len(pairs),
-        difference=paired_difference_interval(rights(before, lenient), rights(after, lenient)),
+        difference=paired_difference_interval(is_correct(before, lenient), is_correct(after, lenient)),
         gained={letter: sum(a == letter and b in right for a, b in pairs) for letter in others},
         lost={letter: sum(a in right and b == letter for a, b in pairs) for letter in others},
     )

@@ -1,8 +1,7 @@
-"""What the policy thinks of responses: log-probabilities and entropies of their tokens, in little memory.
+"""The policy's view of given responses: their loss, and log-probabilities and entropies of their tokens.
 
-Only to log an entropy, it is easy to hold three or four tensors of the size of all logits at once and to run out of
-memory where training did not. Here the hidden states are brought to the vocabulary a few positions at a time, without
-a graph (``chunked_head``).
+The validation loss counts every token of every reference answer, so it shows earlier than accuracy, and with less
+noise, when training begins to learn the training examples by heart.
 """
 
 from __future__ import annotations
@@ -14,8 +13,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from cs336_sft.data.batching import split_microbatches
-from cs336_sft.model.chunked_head import head_log_probs
-from cs336_sft.model.output_head import run_to_head
+from cs336_sft.errors import DataError
+from cs336_sft.logprobs import get_response_log_probs
+from cs336_sft.model.eval_mode import evaluation_mode
 from cs336_sft.records import Example, Generation
 from cs336_sft.tokenization import collate
 
@@ -25,59 +25,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ResponseScores:
-    """Of each response token, in nats at temperature 1: its log-probability and the entropy of its distribution."""
+    """Log-probability, and entropy of the distribution, of each response token, in nats at temperature 1."""
 
     logprobs: tuple[float, ...]
     entropies: tuple[float, ...]
 
 
-@torch.inference_mode()
-def score_responses(
-    model: PreTrainedModel, examples: Sequence[Example], *, micro_batch_tokens: int = 4096
-) -> list[ResponseScores]:
-    """Score every response, in the order given.
+def validation_loss(model: PreTrainedModel, examples: Sequence[Example], *, batch_tokens: int = 4096) -> float:
+    """Compute the mean negative log-likelihood of response tokens, in nats.
 
-    Args:
-        model: a Hugging Face causal language model.
-        examples: sequences with at least one prompt token.
-        micro_batch_tokens: tokens with padding that go through the model's body at once.
-
-    Equal to ``get_response_log_probs`` under the response mask (a test proves it).
-
-    >>> from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
-    >>> model, _ = load_model_and_tokenizer(embedded_model_path())
-    >>> [scores] = score_responses(model, [Example((5, 6), (7, 8, 9))])
-    >>> len(scores.logprobs), max(scores.logprobs) < 0
-    (3, True)
+    Every token weighs alike. `batch_tokens` (tokens with padding that go through the model at once) changes nothing.
     """
-    training = model.training
-    model.eval()
-    lengths = [len(example) for example in examples]
-    results: list[ResponseScores | None] = [None] * len(examples)
-    for part in split_microbatches(range(len(examples)), lengths, max_tokens=micro_batch_tokens):
-        batch = collate([examples[index] for index in part], pad_id=0)
-        mask = batch.response_mask.to(model.device)  # [B, T]
-        hidden, head = run_to_head(model, {"input_ids": batch.input_ids.to(model.device), "use_cache": False})
-        labels = batch.labels.to(model.device)[mask]  # [N]
-        logprobs, entropies = head_log_probs(hidden[mask], head, labels, with_entropy=True)
-        sizes = batch.response_mask.sum(1).tolist()
-        split = zip(logprobs.split(sizes), entropies.split(sizes), strict=True)
-        for index, (own_logprobs, own_entropies) in zip(part, split, strict=True):
-            results[index] = ResponseScores(tuple(own_logprobs.tolist()), tuple(own_entropies.tolist()))
-    model.train(training)
-    return results
+    total, targets = 0.0, 0
+    for _, mask, values in _run(model, examples, batch_tokens, entropy=False):
+        total -= float(values["log_probs"][mask].double().sum())
+        targets += int(mask.sum())
+    if targets == 0:
+        raise DataError("the examples have no response token", "give at least one example with a response")
+    return total / targets
+
+
+def score_responses(
+    model: PreTrainedModel, examples: Sequence[Example], *, batch_tokens: int = 4096
+) -> list[ResponseScores]:
+    """Compute log-probabilities and entropies of every response, in the order given.
+
+    Every example needs at least one prompt token.
+    """
+    results: dict[int, ResponseScores] = {}
+    for part, mask, values in _run(model, examples, batch_tokens, entropy=True):
+        for row, index in enumerate(part):
+            logprobs, entropies = (values[name][row, mask[row]] for name in ("log_probs", "token_entropy"))
+            results[index] = ResponseScores(tuple(logprobs.tolist()), tuple(entropies.tolist()))
+    return [results[index] for index in range(len(examples))]
 
 
 def engine_gap(scores: Sequence[ResponseScores], generations: Sequence[Generation]) -> float | None:
-    """Mean absolute difference, in nats a token, of the engine's log-probabilities and the policy's.
+    """Average the difference of the engine's log-probabilities and the policy's.
 
-    Near 0 for an engine that holds the policy's weights (about 0.01 to 0.05 where one of them computes in bfloat16).
-    A stale engine shows here at once, and nowhere else: its samples look as samples do. None where the engine records
-    no log-probabilities.
-
-    >>> sample = Generation("Q", (7, 0), "a", "stop", logprobs=(-1.0, -0.5))
-    >>> engine_gap([ResponseScores((-1.5, -0.5), (0.0, 0.0))], [sample])
-    0.25
+    In nats a token; near 0 for an engine that holds the policy's weights (0.01 to 0.05 where one computes in
+    bfloat16). None where the engine records no log-probabilities.
     """
     differences = [
         abs(own - engines)
@@ -86,3 +73,19 @@ def engine_gap(scores: Sequence[ResponseScores], generations: Sequence[Generatio
         for own, engines in zip(score.logprobs, generation.logprobs, strict=True)
     ]
     return sum(differences) / len(differences) if differences else None
+
+
+def _run(
+    model: PreTrainedModel, examples: Sequence[Example], batch_tokens: int, entropy: bool
+) -> list[tuple[list[int], torch.Tensor, dict[str, torch.Tensor]]]:
+    """Return indices of examples, response mask, and values at its True positions."""
+    lengths = [len(example) for example in examples]
+    device = next(model.parameters()).device
+    results = []
+    with evaluation_mode(model), torch.inference_mode():
+        for part in split_microbatches(range(len(examples)), lengths, max_tokens=batch_tokens):
+            batch = collate([examples[index] for index in part], pad_id=0)  # padding on the right changes no value
+            ids, labels, mask = (x.to(device) for x in (batch.input_ids, batch.labels, batch.response_mask))
+            values = get_response_log_probs(model, ids, labels, return_token_entropy=entropy, response_mask=mask)
+            results.append((list(part), mask, values))
+    return results

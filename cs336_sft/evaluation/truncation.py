@@ -1,7 +1,8 @@
-"""Does a model know when to stop? Where its first answer stands, how an output ended, how likely it is to stop there.
+"""Where a model's first answer is, how its outputs end, and what they would score under other rules of stopping.
 
-``trunc_rate`` counts two things that have nothing in common: outputs that were cut before their answer, which a higher
-limit mends, and outputs whose answer was long out, which it only makes longer. Here they are told apart.
+`trunc_rate` counts outputs that were cut before their answer, which a higher limit would help, and outputs that had
+given their answer and went on. The `rescore_...` functions need no model: tokens do not depend on what stops them
+later, so ending a stored generation earlier gives exactly what generating again would have given.
 """
 
 from __future__ import annotations
@@ -9,16 +10,17 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from itertools import accumulate, product
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-
-from cs336_sft.errors import ConfigError, DataError
+from cs336_sft.errors import ConfigError, ContextLengthError, DataError
+from cs336_sft.evaluation.evaluate import LenientFn, grade_generation
+from cs336_sft.evaluation.response_scores import score_responses
 from cs336_sft.generation.response_text import decode_response
-from cs336_sft.grading.response_end import cut_position
+from cs336_sft.grading import RewardFn, cut_position, lenient_reward_fn
 from cs336_sft.records import Example, FinishReason, Graded
+from cs336_sft.tokenization import encode
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -27,62 +29,42 @@ if TYPE_CHECKING:
 GSM8K_ANSWER = re.compile(r"####[^\n\d]*\d+(?:,\d{3})*(?:\.\d+)?")
 
 
-@dataclass(frozen=True)
-class AnswerSpan:
-    """Where an answer stands in a generation, in tokens.
-
-    Attributes:
-        start: tokens generated when the answer begins: a limit of ``start`` or less shows nothing of it.
-        end: tokens generated when it is complete: the lowest limit that shows all of it.
-    """
+class AnswerSpan(NamedTuple):
+    """Position of an answer in a generation: tokens generated when it begins and when it is complete."""
 
     start: int
     end: int
 
 
-def find_first_answer(
-    tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], pattern: re.Pattern[str] = GSM8K_ANSWER
-) -> AnswerSpan | None:
-    """The first answer in generated ids, or None; only what stands before another problem begins is searched.
+def find_first_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> AnswerSpan | None:
+    """Find the first answer in generated ids, or None.
 
-    The grader reads the *last* answer of that part, so a generation that goes on after its first may be graded by
-    another one.
-
-    Args:
-        pattern: matches a whole answer in the decoded text; by default ``####`` with a number on its line.
+    Only the text before another problem is searched. The grader reads the *last* answer of that part.
 
     >>> class Bytes:
     ...     def decode(self, ids, **settings):
     ...         return bytes(ids).decode(errors="replace")
     >>> find_first_answer(Bytes(), b"9*2 = 18\\n#### 18\\n\\nQuestion: And now?")
     AnswerSpan(start=9, end=16)
-    >>> find_first_answer(Bytes(), b"9*2 = 18\\n####") is None
-    True
-    >>> find_first_answer(Bytes(), b"It is 18.\\n\\nQuestion: And now?\\n#### 3") is None
-    True
     """
-    ids = list(token_ids)
-    text = decode_response(tokenizer, ids)
-    found = pattern.search(text, 0, cut_position(text))
+    text = decode_response(tokenizer, token_ids)
+    found = GSM8K_ANSWER.search(text, 0, cut_position(text))
     if found is None:
         return None
     # The token that holds the answer's first character belongs to it.
-    start = tokens_until(tokenizer, ids, text[: found.start() + 1]) - 1
-    return AnswerSpan(start, tokens_until(tokenizer, ids, text[: found.end()]))
+    start = tokens_until(tokenizer, token_ids, text[: found.start() + 1]) - 1
+    return AnswerSpan(start, tokens_until(tokenizer, token_ids, text[: found.end()]))
 
 
-def find_recorded_answer(
-    text: str, token_ends: Sequence[int], pattern: re.Pattern[str] = GSM8K_ANSWER
-) -> AnswerSpan | None:
-    """`find_first_answer` for a recorded generation, whose tokens are known by the characters that each adds.
+def find_recorded_answer(text: str, token_ends: Sequence[int]) -> AnswerSpan | None:
+    """Find the first answer in a recorded generation.
 
-    Args:
-        token_ends: see ``sweep_record.token_ends``.
+    `token_ends` has the characters of the text that each token adds, as sweep records store them.
 
     >>> find_recorded_answer("so\\n#### 18", [2, 1, 4, 1, 1, 1, 0])
     AnswerSpan(start=2, end=6)
     """
-    found = pattern.search(text, 0, cut_position(text))
+    found = GSM8K_ANSWER.search(text, 0, cut_position(text))
     if found is None:
         return None
     reached = list(accumulate(token_ends))  # characters that the first 1, 2, ... tokens show
@@ -90,92 +72,148 @@ def find_recorded_answer(
 
 
 def tokens_until(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], beginning: str) -> int:
-    """How many of the ids it takes for their text to hold ``beginning``, by bisection.
-
-    ``startswith`` rather than lengths: half a UTF-8 character decodes to several replacement characters, so the text
-    of more ids may be shorter.
-
-    Raises:
-        DataError: the text of all the ids does not begin so.
-
-    >>> class Bytes:
-    ...     def decode(self, ids, **settings):
-    ...         return bytes(ids).decode(errors="replace")
-    >>> tokens_until(Bytes(), "5 £ 6".encode(), "5 £")  # the pound sign is two bytes
-    4
-    """
+    """Count the ids whose text is the first one to hold `beginning`, by bisection."""
+    # Not by lengths: half a UTF-8 character decodes to several replacement characters, and more ids to a shorter text.
     if not decode_response(tokenizer, ids).startswith(beginning):
         raise DataError("the text of these ids has another beginning", "give a beginning of their decoded text")
-    low, high = 0, len(ids)  # ids[:high] is enough
-    while low < high:
-        middle = (low + high) // 2
-        if decode_response(tokenizer, ids[:middle]).startswith(beginning):
-            high = middle
-        else:
-            low = middle + 1
-    return high
+    return bisect_left(range(len(ids)), True, key=lambda n: decode_response(tokenizer, ids[:n]).startswith(beginning))
 
 
 def count_endings(graded: Sequence[Graded]) -> dict[tuple[FinishReason, bool], int]:
-    """The 2x2 of finish reason against answer found: ``(finish_reason, has the format) -> generations``.
+    """Count generations by finish reason and by whether the format's answer is there.
 
-    >>> from cs336_sft.records import Generation, Problem
-    >>> problem = Problem("2 + 3?", "#### 5", "5")
-    >>> def item(reason, found):
-    ...     return Graded(problem, Generation("2 + 3?", (5,), "", reason), found, 0.0, 0.0, 0.0)
-    >>> count_endings([item("stop", 1.0), item("length", 1.0), item("length", 1.0)])
-    {('stop', True): 1, ('stop', False): 0, ('length', True): 2, ('length', False): 0}
+    >>> count_endings([])
+    {('stop', True): 0, ('stop', False): 0, ('length', True): 0, ('length', False): 0}
     """
-    counts: dict[tuple[FinishReason, bool], int] = {
-        ("stop", True): 0,
-        ("stop", False): 0,
-        ("length", True): 0,
-        ("length", False): 0,
-    }
-    for item in graded:
-        counts[item.generation.finish_reason, item.format_reward > 0] += 1
-    return counts
+    cells = [(item.generation.finish_reason, item.format_reward > 0) for item in graded]
+    return {cell: cells.count(cell) for cell in product(("stop", "length"), (True, False))}
 
 
 def eos_log_probs(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example]
 ) -> list[float]:
-    """Log-probability in nats of end-of-text right after each example's response, whether or not it ends with one.
+    """Compute the log-probability in nats of end-of-text after each response.
 
-    With reference answers as responses this is what fine-tuning teaches, or does not: 0 means that the model surely
-    stops there. The model's mode and generation settings are as before afterwards.
-
-    Raises:
-        ConfigError: the tokenizer has no end-of-text token.
-        DataError: an example has nothing to stop after.
-
-    >>> from types import SimpleNamespace
-    >>> class Model(torch.nn.Module):  # after token 7 it stops with probability 3/4, else with 1/4
-    ...     device = torch.device("cpu")
-    ...     def forward(self, input_ids, **settings):
-    ...         row = [3.0, 1.0] if input_ids[0, -1] == 7 else [1.0, 3.0]
-    ...         return SimpleNamespace(logits=torch.tensor([[row]]).log())
-    >>> tokenizer = SimpleNamespace(eos_token_id=0)
-    >>> log_probs = eos_log_probs(Model(), tokenizer, [Example((5,), (7, 0)), Example((5,), (7,)), Example((7,), (6,))])
-    >>> [f"{value:.3f}" for value in log_probs]
-    ['-0.288', '-0.288', '-1.386']
+    With reference answers as responses this is what fine-tuning teaches: at 0 the model surely stops there.
     """
     eos_id = tokenizer.eos_token_id
     if eos_id is None:
         raise ConfigError("the tokenizer has no end-of-text token", "set tokenizer.eos_token")
-    training = model.training
-    model.eval()
-    values = []
-    try:
-        with torch.inference_mode():
-            for example in examples:
-                response = example.response_ids
-                ids = example.prompt_ids + (response[:-1] if response[-1:] == (eos_id,) else response)
-                if not ids:
-                    raise DataError("an example without tokens", "give a prompt or a response")
-                # One at a time and the last position only: [1, 1, V], however large the vocabulary.
-                logits = model(torch.tensor([ids], device=model.device), logits_to_keep=1).logits[0, -1]  # [V]
-                values.append(logits.float().log_softmax(-1)[eos_id].item())
-    finally:
-        model.train(training)
-    return values
+    ended = []
+    for example in examples:
+        if example.response_ids[-1:] != (eos_id,):
+            example = replace(example, response_ids=(*example.response_ids, eos_id))
+        if len(example) == 1:
+            raise DataError("an example without tokens", "give a prompt or a response")
+        ended.append(example)
+    return [scores.logprobs[-1] for scores in score_responses(model, ended)]
+
+
+def rescore_at_limit(
+    graded: Sequence[Graded],
+    limit: int,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_fn: RewardFn,
+    *,
+    lenient_fn: LenientFn | None = lenient_reward_fn,
+) -> tuple[Graded, ...]:
+    """Grade generations as they would be under a lower `max_new_tokens`.
+
+    Raises ConfigError: the limit is below 1, or above the one that cut a generation off.
+    """
+    if limit < 1:
+        raise ConfigError(f"limit is {limit}", "give at least 1 token")
+    rescored = []
+    for item in graded:
+        length = len(item.generation.token_ids)
+        if length < limit and item.generation.finish_reason == "length":
+            raise ConfigError(
+                f"a generation of {item.problem.id or 'a problem'} was cut off after {length} tokens; "
+                f"nothing is known of the tokens up to {limit}",
+                f"give a limit of at most {length}, or generate again with max_new_tokens={limit}",
+            )
+        rescored.append(_shorten(item, limit, "length", tokenizer, reward_fn, lenient_fn))
+    return tuple(rescored)
+
+
+def rescore_in_context(
+    graded: Sequence[Graded], max_model_len: int, tokenizer: PreTrainedTokenizerBase, reward_fn: RewardFn
+) -> tuple[Graded, ...]:
+    """Grade generations as if the context had held `max_model_len` tokens.
+
+    vLLM silently clips prompt and output together where `max_tokens` does not fit: the finish reason is "length".
+    Raises ContextLengthError: a prompt that leaves no room for a token.
+    """
+    rescored = []
+    prompts = encode([item.generation.prompt for item in graded], tokenizer, add_bos=True)
+    for item, prompt in zip(graded, prompts, strict=True):
+        room = max_model_len - len(prompt)
+        if room < 1:
+            raise ContextLengthError(
+                f"a prompt of {len(prompt)} tokens leaves no room in a context of {max_model_len}",
+                f"raise max_model_len to at least {len(prompt) + 1}",
+            )
+        rescored.append(_shorten(item, room, "length", tokenizer, reward_fn))
+    return tuple(rescored)
+
+
+def rescore_with_stop(
+    graded: Sequence[Graded], stop: Sequence[str], tokenizer: PreTrainedTokenizerBase, reward_fn: RewardFn
+) -> tuple[Graded, ...]:
+    """Grade generations as if each had ended at the first stop string in it.
+
+    The string stays in the text. Equal to `SamplingConfig(stop=...)` where they were generated without stop strings.
+    """
+    if isinstance(stop, str) or not stop or not all(stop):
+        raise ConfigError(f"stop is {stop!r}", "give a sequence of non-empty strings")
+    rescored = []
+    for item in graded:
+        ids = item.generation.token_ids
+        text = decode_response(tokenizer, ids)
+        cuts = {s: text[: text.find(s) + len(s)] for s in stop if s in text}
+        if cuts:
+            # Several strings may be completed by one token: then the first in the order of `stop`, as in the sampler.
+            counts = {s: tokens_until(tokenizer, ids, cut) for s, cut in cuts.items()}
+            found = min(counts, key=counts.__getitem__)
+            item = _shorten(item, counts[found], "stop", tokenizer, reward_fn, stop=found, text=cuts[found])
+        rescored.append(item)
+    return tuple(rescored)
+
+
+def rescore_at_first_answer(
+    graded: Sequence[Graded], tokenizer: PreTrainedTokenizerBase, reward_fn: RewardFn
+) -> tuple[Graded, ...]:
+    """Grade generations as if each had ended by itself after its first answer."""
+    rescored = []
+    for item in graded:
+        span = find_first_answer(tokenizer, item.generation.token_ids)
+        rescored.append(_shorten(item, span.end, "stop", tokenizer, reward_fn) if span else item)
+    return tuple(rescored)
+
+
+def _shorten(
+    item: Graded,
+    length: int,
+    finish_reason: FinishReason,
+    tokenizer: PreTrainedTokenizerBase,
+    reward_fn: RewardFn,
+    lenient_fn: LenientFn | None = lenient_reward_fn,
+    *,
+    stop: str | None = None,
+    text: str | None = None,
+) -> Graded:
+    """Grade the first `length` tokens of a generation that is longer."""
+    generation = item.generation
+    kept = generation.token_ids[:length]
+    if len(kept) == len(generation.token_ids) and stop is None:
+        return item
+    generation = replace(
+        generation,
+        token_ids=kept,
+        text=decode_response(tokenizer, kept) if text is None else text,
+        finish_reason=finish_reason,
+        stop_reason=stop,
+        logprobs=generation.logprobs and generation.logprobs[:length],
+        entropies=generation.entropies and generation.entropies[:length],
+    )
+    return grade_generation(item.problem, generation, reward_fn, lenient_fn)

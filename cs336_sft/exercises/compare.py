@@ -1,37 +1,40 @@
-"""Runs a function on cases from small to large, finds the first that differs, and names the slip that explains it."""
+"""Compares a function with the reference case by case, finds the first that differs, and names the slip behind it.
+
+``Check`` says what a function has to do; each module of ``checks`` has a tuple of them, ``CHECKS``.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from cs336_sft.exercises.report import Failure, Line, line
-from cs336_sft.exercises.sandbox.perform import Case, Crash, Observation
-from cs336_sft.exercises.sandbox.runner import Session, observe_here
+from cs336_sft.exercises.sandbox.perform import Case, Crash, Observation, observe_here
 
-View = Callable[[Case, Observation], Any]
+Function = Callable[..., Any]
 
 
 @dataclass(frozen=True)
 class Slip:
-    """A known mistake.
-
-    Attributes:
-        name: a short name.
-        message: what the learner did, in terms of the task.
-        function: the function with the mistake; its values are compared with the learner's. None for a slip that
-            only a case's ``why`` or a special check can tell.
-        hint: which hint to read.
-    """
+    """A known mistake."""
 
     name: str
-    message: str
-    function: Callable[..., Any] | None = None
-    hint: int = 2
+    message: str  # what the learner did, in terms of the task
+    function: Function  # has the mistake; its values are compared with the learner's
+
+
+def slips(messages: Mapping[str, str], functions: Mapping[str, Function]) -> tuple[Slip, ...]:
+    """Join messages and functions by the slips' names, in the order of the functions.
+
+    >>> [slip.message for slip in slips({"a": "adds 1", "b": "adds 2"}, {"b": min, "a": max})]
+    ['adds 2', 'adds 1']
+    """
+    assert set(messages) == set(functions)
+    return tuple(Slip(name, messages[name], functions[name]) for name in functions)
 
 
 @dataclass(frozen=True)
@@ -41,137 +44,119 @@ class Misshapen:
     problem: str
 
 
-def value_only(case: Case, seen: Observation) -> Any:
-    """The view of a function whose result is all that counts."""
-    return seen.value
+def entries(value: Any, keys: Sequence[str], kind: Any = object) -> dict[str, Any] | Misshapen:
+    """View the named entries of a dict, each of a kind.
+
+    >>> entries({"a": 1, "b": 2}, ["a"])
+    {'a': 1}
+    """
+    if not isinstance(value, dict):
+        return Misshapen(f"returns something else than a dict with {', '.join(keys)}")
+    for key in keys:
+        if key not in value:
+            return Misshapen(f"the dict has no {key!r}: the contract asks for {', '.join(keys)}")
+        if not isinstance(value[key], kind):
+            return Misshapen(f"{key} is of another type than the contract asks for")
+    return {key: value[key] for key in keys}
 
 
 def value_and_grads(case: Case, seen: Observation) -> Any:
-    """The view of a function that must be differentiable too."""
+    """View the result and its gradients, for a function that must be differentiable."""
     if seen.no_graph:
         return {"value": seen.value, "gradient": "none: the result has no graph to go back through"}
     return {"value": seen.value, "gradient": list(seen.grads)} if case.backward is not None else seen.value
 
 
-def compare(
-    session: Session,
-    function: str,
-    cases: Sequence[Case],
-    reference: Callable[..., Any],
-    slips: Sequence[Slip],
-    *,
-    view: View = value_only,
-    show: Callable[[Case, Any, Any], Sequence[Line]] | None = None,
-    tolerance: float = 1e-4,
-    may_change: bool = False,
-) -> Failure | None:
-    """None if the learner's function agrees with the reference on all cases.
+@dataclass(frozen=True)
+class Check:
+    """What one function of an exercise has to do."""
 
-    Args:
-        session: the learner's file.
-        function: the function's name in it.
-        cases: from small to large: the first that differs is shown.
-        reference: ours; or a slip-free formula.
-        slips: compared in this order, with the learner's results on *all* cases.
-        view: what of an observation counts.
-        show: lines that show a case with the expected and the learner's view; default: both printed.
-        tolerance: relative and absolute, for floating-point numbers; a case's option "tolerance" goes before it.
-        may_change: the function may change its arguments.
-    """
-    wanted = [view(case, observe_here(reference, case)) for case in cases]
-    near = [case.options.get("tolerance", tolerance) for case in cases]
-    got: list[Any] = []
-    first: int | None = None
-    for index, case in enumerate(cases):
-        seen = session.observe(function, case)
-        if seen.crash is not None:
-            got.append(seen.crash)
-            first = index if first is None else first
-            continue
-        got.append(view(case, seen))
-        if seen.changed and not may_change and first is None and same(wanted[index], got[index], near[index]):
-            number = seen.changed[0] + 1
-            return Failure(
-                "wrong",
-                f"{function} changes its argument number {number} in place: whoever called it still needs that tensor",
-                _shown_case(_told_in_full(cases, index)),
-                slip="changes-input",
-                hint=2,
-            )
-        if first is None and not same(wanted[index], got[index], near[index]):
-            first = index
-    if first is None:
-        return None
-    case = _told_in_full(cases, first)
-    named = _name(cases, got, slips, view, near)
-    if isinstance(got[first], Crash):
-        return crash_failure(function, got[first], case, named)
-    expected, yours = wanted[first], got[first]
-    if isinstance(yours, Misshapen):
-        detail: list[Line] = list(_shown_case(case))
-        return Failure("wrong", yours.problem, tuple(detail), hint=1)
-    detail = list(_shown_case(case))
-    detail += show(case, expected, yours) if show else difference(expected, yours, near[first])
-    message = named.message if named else (case.why or f"{function} gives another result than the contract asks for")
-    return Failure("wrong", message, tuple(detail), slip=named.name if named else "", hint=named.hint if named else 1)
+    function: str  # its name in the learner's file
+    cases: Sequence[Case]  # from small to large: the first that differs is shown
+    reference: Function
+    slips: Sequence[Slip] = ()  # compared in this order, with the learner's results on *all* cases
+    view: Callable[[Case, Observation], Any] = lambda case, seen: seen.value  # what of an observation counts
+    show: Callable[[Case, Any, Any], Sequence[Line]] | None = None  # shows a case, expected and yours
+    explain: Callable[[Case, Any, Any], Failure] | None = None  # makes the failure, in place of the slips
 
 
-def _name(
-    cases: Sequence[Case], got: Sequence[Any], slips: Sequence[Slip], view: View, near: Sequence[float]
-) -> Slip | None:
-    """The slip that gives what was seen on every case, crashes included."""
-    for slip in slips:
-        if slip.function is None:
-            continue
-        matches = True
-        for case, mine, tolerance in zip(cases, got, near, strict=True):
-            seen = observe_here(slip.function, case)
-            if isinstance(mine, Crash) or seen.crash is not None:
-                matches = isinstance(mine, Crash) and seen.crash is not None
-            else:
-                matches = same(view(case, seen), mine, tolerance)
-            if not matches:
-                break
-        if matches:
-            return slip
+def compare(check: Check, observations: Sequence[Observation]) -> Failure | None:
+    """Compare what was observed with the reference, or return None if all agree."""
+    function, view = check.function, check.view
+    wanted = [view(case, observe_here(check.reference, case)) for case in check.cases]
+    got = [seen.crash or view(case, seen) for case, seen in zip(check.cases, observations, strict=True)]
+    for index, (case, seen, expected, yours) in enumerate(zip(check.cases, observations, wanted, got, strict=True)):
+        if seen.crash is None and same(expected, yours, case.tolerance):
+            if not seen.changed:
+                continue
+            message = f"{function} changes its argument number {seen.changed[0] + 1} in place: "
+            message += "whoever called it still needs that tensor"
+            return Failure("wrong", message, _shown_case(check, index), slip="changes-input")
+        slip = _explaining_slip(check, got)
+        if seen.crash:
+            return crash_failure(function, seen.crash, _shown_case(check, index), case.why, slip)
+        if isinstance(yours, Misshapen):
+            return Failure("wrong", yours.problem, _shown_case(check, index))
+        if check.explain:
+            return check.explain(case, expected, yours)
+        shown_lines = check.show(case, expected, yours) if check.show else difference(expected, yours, case.tolerance)
+        detail = (*_shown_case(check, index), *shown_lines)
+        if slip:
+            return Failure("wrong", slip.message, detail, slip=slip.name)
+        return Failure("wrong", case.why or f"{function} gives another result than the contract asks for", detail)
     return None
 
 
-def crash_failure(function: str, crash: Crash, case: Case | None = None, named: Slip | None = None) -> Failure:
-    """A crash as the learner should see it."""
+def _explaining_slip(check: Check, got: Sequence[Any]) -> Slip | None:
+    """Find the slip that gives what was seen on every case, crashes included."""
+
+    def explains(slip: Slip) -> bool:
+        for case, mine in zip(check.cases, got, strict=True):
+            seen = observe_here(slip.function, case)
+            if seen.crash or isinstance(mine, Crash):
+                matches = bool(seen.crash) and isinstance(mine, Crash)
+            else:
+                matches = same(check.view(case, seen), mine, case.tolerance)
+            if not matches:
+                return False
+        return True
+
+    return next((slip for slip in check.slips if explains(slip)), None)
+
+
+def crash_failure(
+    function: str, crash: Crash, shown_case: Sequence[Line] = (), why: str = "", slip: Slip | None = None
+) -> Failure:
+    """Show a crash as the learner should see it."""
     if crash.kind == "NotImplementedError":
-        return Failure("not attempted", f"{function} still raises NotImplementedError: it is yours to write", hint=1)
-    detail: list[Line] = []
-    if crash.line is not None:
-        detail.append(line(f"your line {crash.line}: {crash.code}", "bad"))
-    if case is not None:
-        detail += _shown_case(case)
-    reason = named.message if named else (case.why if case else "")
+        return Failure("not attempted", f"{function} still raises NotImplementedError: it is yours to write")
+    detail = [line(f"your line {crash.line}: {crash.code}", "bad")] if crash.line is not None else []
     if crash.kind in ("Timeout", "Ended", "Garbled"):
-        what = crash.text
+        message = crash.text
     elif crash.kind == "MemoryError" or "allocate memory" in crash.text:
-        what = f"{function or 'the file'} ran out of memory: it may use what the exercise needs, not more"
+        message = f"{function} ran out of memory: it may use what the exercise needs, not more"
     elif crash.kind == "SystemExit":
-        what = f"your code called sys.exit({crash.text}) instead of returning: that is no answer"
+        message = f"your code called sys.exit({crash.text}) instead of returning: that is no answer"
     else:
-        what = f"{crash.kind}: {crash.text}"
-    message = f"{what}\n{reason}" if reason else what
-    return Failure("crashed", message, tuple(detail), slip=named.name if named else "", hint=named.hint if named else 1)
+        message = f"{crash.kind}: {crash.text}"
+    if reason := slip.message if slip else why:
+        message += f"\n{reason}"
+    return Failure("crashed", message, (*detail, *shown_case), slip=slip.name if slip else "")
 
 
 def same(expected: Any, got: Any, tolerance: float = 1e-4) -> bool:
-    """Equal in structure, and in numbers within the tolerance; nan equals nan. bool, int and float are all numbers.
+    """Compare two results: structure, and numbers within the tolerance.
 
-    >>> same({"a": torch.tensor([1.0])}, {"a": torch.tensor([1])}), same([1], (1,)), same(1.0, torch.tensor(1.0))
-    (True, True, True)
-    >>> same(torch.zeros(2), torch.zeros(2, 1)), same(None, 0)
-    (False, False)
+    nan equals nan; bool, int and float are all numbers.
+
+    >>> same({"a": torch.tensor([1.0])}, {"a": torch.tensor([1])}), same(torch.zeros(2), torch.zeros(2, 1))
+    (True, False)
     """
     if isinstance(expected, torch.Tensor) or isinstance(got, torch.Tensor):
-        a, b = _as_tensor(expected), _as_tensor(got)
-        if a is None or b is None or a.shape != b.shape:
+        if not all(isinstance(value, (torch.Tensor, bool, int, float)) for value in (expected, got)):
             return False
-        return torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
+        a, b = (torch.as_tensor(value).detach().double() for value in (expected, got))
+        return a.shape == b.shape and torch.allclose(a, b, rtol=tolerance, atol=tolerance, equal_nan=True)
     if isinstance(expected, Mapping):
         return (
             isinstance(got, Mapping)
@@ -189,16 +174,8 @@ def same(expected: Any, got: Any, tolerance: float = 1e-4) -> bool:
     return expected == got
 
 
-def _as_tensor(value: Any) -> torch.Tensor | None:
-    if isinstance(value, torch.Tensor):
-        return value.detach().double()
-    if isinstance(value, (bool, int, float)):
-        return torch.tensor(float(value), dtype=torch.float64)
-    return None
-
-
 def difference(expected: Any, got: Any, tolerance: float = 1e-4) -> list[Line]:
-    """Lines that show the first place where two results differ.
+    """Show the first place where two results differ.
 
     >>> [spans[0][0] for spans in difference({"loss": 1.0}, {"loss": 2.0})]
     ['in ["loss"]:', 'expected  1.0', 'yours     2.0']
@@ -223,15 +200,14 @@ def _first_difference(expected: Any, got: Any, tolerance: float, where: str) -> 
 
 
 def shown(value: Any) -> str:
-    """A value in one line.
+    """Show a value in one line.
 
     >>> shown(torch.tensor([[1.0, 0.123456]]))
     '[[1, 0.1235]]  (shape [1, 2])'
     """
     if isinstance(value, torch.Tensor):
         if value.numel() > 48:
-            flat = ", ".join(_number(x) for x in value.flatten()[:8].tolist())
-            return f"[{flat}, ...]  (shape {list(value.shape)})"
+            return f"{_nested(value.flatten()[:8].tolist())[:-1]}, ...]  (shape {list(value.shape)})"
         return f"{_nested(value.tolist())}" + (f"  (shape {list(value.shape)})" if value.dim() else "")
     if isinstance(value, float):
         return repr(round(value, 6))
@@ -240,21 +216,15 @@ def shown(value: Any) -> str:
 
 
 def _nested(value: Any) -> str:
-    return "[" + ", ".join(map(_nested, value)) + "]" if isinstance(value, list) else _number(value)
-
-
-def _number(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_nested, value)) + "]"
     return f"{value:.4g}" if isinstance(value, float) else str(int(value))
 
 
-def _told_in_full(cases: Sequence[Case], index: int) -> Case:
-    """The case; "the same with dim=0" is told together with what it is the same as."""
-    case = cases[index]
-    if not case.label.startswith("the same"):
-        return case
-    before = next((c.label for c in reversed(cases[:index]) if not c.label.startswith("the same")), "")
-    return replace(case, label=f"{before}; now {case.label}")
-
-
-def _shown_case(case: Case) -> tuple[Line, ...]:
-    return (line(f"the case: {case.label}"),) if case.label else ()
+def _shown_case(check: Check, index: int) -> tuple[Line, ...]:
+    """Show the case, and with "the same with dim=0" what it is the same as."""
+    label = check.cases[index].label
+    if label.startswith("the same"):
+        before = [case.label for case in check.cases[:index] if not case.label.startswith("the same")]
+        label = f"{before[-1] if before else ''}; now {label}"
+    return (line(f"the case: {label}"),) if label else ()

@@ -1,49 +1,62 @@
-"""Checking a function that a notebook's cell defines: its source, and what it uses, become a file."""
+"""``check`` for notebooks: the source of a cell's function, and what it uses, become a file."""
 
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 import tempfile
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.exercises.registry import Exercise
+from cs336_sft.exercises.checker import check_file
+from cs336_sft.exercises.files import learner_file
+from cs336_sft.exercises.registry import EXERCISES, Exercise, find_exercise
 from cs336_sft.exercises.report import Report
 from cs336_sft.exercises.sandbox.runner import Server
 
 _PLAIN = (bool, int, float, str, type(None))
 
 
-def check_function(function: Callable[..., Any], exercise: Exercise) -> Report:
-    """Check a function as it stands in the notebook."""
-    from cs336_sft.exercises.checker import check_file
+def check(
+    what: str | Callable[..., Any], *, file: str | os.PathLike[str] | None = None, exercise: str | None = None
+) -> Report:
+    """Check an exercise from a notebook: its file, or a function that a cell defines.
 
+    Args:
+        what: ``"ex03"``, or the function itself.
+        file: the file to check instead of ``exercises/exNN_name.py``.
+        exercise: which exercise a function is for, where its name fits several; default: the first of them.
+
+    Raises:
+        CourseError: no such exercise or file, or a function whose source can't be had.
+    """
+    if not callable(what):
+        asked = find_exercise(what)
+        path = learner_file(asked, file)
+        with Server() as server:
+            return check_file(asked, path, server)
+    name = getattr(what, "__name__", repr(what))
+    matching = [known.number for known in EXERCISES if name in known.functions]
+    asked = find_exercise(exercise or (matching or [name])[0])
     with tempfile.TemporaryDirectory(prefix="cs336-notebook-") as folder, Server() as server:
-        file = Path(folder, exercise.file_name)
-        file.write_text(as_file(function, exercise), encoding="utf-8")
-        return check_file(exercise, file, server, name=f"the function {function.__name__} of this notebook")
+        path = Path(folder, asked.file_name)
+        path.write_text(as_file(what, asked), encoding="utf-8")
+        return check_file(asked, path, server, name=f"the function {name} of this notebook")
 
 
 def as_file(function: Callable[..., Any], exercise: Exercise) -> str:
-    """The text of a file that defines the function and everything of the notebook that it uses.
+    """Write a file that defines a function and all that it uses of the notebook.
 
     Modules and names of installed packages are imported, functions and classes of the notebook copied, plain
     constants written out. The other functions of the exercise come along where the notebook has them.
 
     Raises:
         ConfigError: the source can't be had.
-
-    >>> from cs336_sft.exercises.registry import find_exercise
-    >>> import functools
-    >>> as_file(functools.partial(print), find_exercise("ex03"))
-    Traceback (most recent call last):
-    ...
-    cs336_sft.errors.ConfigError: this is no plain function. Remedy: give the function itself, as its cell defines it.
     """
     if not isinstance(function, FunctionType):
         raise ConfigError("this is no plain function", "give the function itself, as its cell defines it")
@@ -67,44 +80,36 @@ def _collect(name: str, value: Any, parts: dict[str, str], own: dict[str, Any]) 
         parts[name] = ""  # holds its place, so that recursion ends
         for used, global_value in _used_globals(value):
             _collect(used, global_value, parts, own)
-        parts[name] = ""
+        del parts[name]  # back after the names that it uses
         try:
-            source = textwrap.dedent(inspect.getsource(value))
+            parts[name] = textwrap.dedent(inspect.getsource(value))
         except (OSError, TypeError) as error:
             remedy = "define it in a cell, or write it into the exercise's file and check that"
             raise ConfigError(f"the source of {name} can't be had", remedy) from error
-        del parts[name]
-        parts[name] = source
-    elif callable(value) and (home := _home(name, value, own)) is not None:
-        parts[name] = f"from {home[0]} import {home[1]} as {name}"
-
-
-def _home(name: str, value: Any, own: dict[str, Any]) -> tuple[str, str] | None:
-    """A loaded module (not the notebook's own) and the name under which it has the value; the most public one."""
-    names = {name, getattr(value, "__name__", name)}
-    found = [
-        (any(part.startswith("_") for part in module_name.split(".")), len(module_name), module_name, known_as)
-        for module_name, module in list(sys.modules.items())
-        for known_as in names
-        if isinstance(module, ModuleType) and vars(module) is not own and vars(module).get(known_as) is value
-    ]
-    return min(found)[2:] if found else None
+    elif callable(value):
+        # The most public module and name that hold it.
+        homes = [
+            (any(part.startswith("_") for part in module_name.split(".")), len(module_name), module_name, known_as)
+            for module_name, module in list(sys.modules.items())
+            for known_as in {name, getattr(value, "__name__", name)}
+            if isinstance(module, ModuleType) and vars(module) is not own and vars(module).get(known_as) is value
+        ]
+        if homes:
+            _, _, module_name, known_as = min(homes)
+            parts[name] = f"from {module_name} import {known_as} as {name}"
 
 
 def _is_own(value: Any) -> bool:
-    """Defined by the notebook (or script), not by an installed package."""
+    """Return whether the notebook (or script) defines it, not a package."""
     return value.__module__ == "__main__" or "site-packages" not in (inspect.getsourcefile(value) or "site-packages")
 
 
-def _used_globals(value: Any) -> list[tuple[str, Any]]:
-    functions = (
-        [value] if isinstance(value, FunctionType) else [f for f in vars(value).values() if isinstance(f, FunctionType)]
-    )
-    used = []
+def _used_globals(value: Any) -> Iterator[tuple[str, Any]]:
+    """Yield the globals that a function, or a class's methods, name."""
+    functions = [value] if isinstance(value, FunctionType) else vars(value).values()
     for function in functions:
-        codes = [function.__code__]
+        codes = [function.__code__] if isinstance(function, FunctionType) else []
         while codes:
             code = codes.pop()
             codes += [constant for constant in code.co_consts if isinstance(constant, type(code))]
-            used += [(n, function.__globals__[n]) for n in code.co_names if n in function.__globals__]
-    return used
+            yield from ((n, function.__globals__[n]) for n in code.co_names if n in function.__globals__)

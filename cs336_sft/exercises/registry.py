@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import tomllib
 from dataclasses import dataclass
+from pathlib import Path
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.exercises.hints import HINTS
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets" / "exercises"
 
 
 @dataclass(frozen=True)
 class Exercise:
-    """One exercise.
+    """One exercise."""
 
-    Attributes:
-        number: ``"ex03"``.
-        name: ``"masked_normalize"``; the file is ``ex03_masked_normalize.py``.
-        topic: the group it belongs to.
-        functions: what the learner writes.
-        difficulty: 1 (a line or two) to 5.
-        minutes: about how long it takes.
-        notebook: the notebook that teaches it.
-    """
-
-    number: str
-    name: str
+    number: str  # "ex03"
+    name: str  # "masked_normalize"; the file is ex03_masked_normalize.py
     topic: str
-    functions: tuple[str, ...]
-    difficulty: int
-    minutes: int
-    notebook: str
+    functions: tuple[str, ...]  # what the learner writes
+    difficulty: int  # 1 (a line or two) to 5
+    minutes: int  # about how long it takes
+    notebook: str  # teaches it
 
     @property
     def file_name(self) -> str:
@@ -41,8 +34,8 @@ class Exercise:
 
     @property
     def hints(self) -> tuple[str, str, str]:
-        """Three steps: where to look, what to do, nearly the code."""
-        return HINTS[self.number]
+        """Return three hints: where to look, what to do, nearly the code."""
+        return tuple(tomllib.loads((ASSETS / "hints.toml").read_text(encoding="utf-8"))[self.number])
 
 
 EXERCISES = (
@@ -58,13 +51,7 @@ EXERCISES = (
     Exercise("ex08", "generation_metrics", "grading", ("compute_metrics",), 2, 15, "04_first_sft_run"),
     Exercise("ex09", "append_eos", "data", ("tokenize_prompt_and_output",), 3, 20, "02_masked_loss"),
     Exercise(
-        "ex10",
-        "gradient_accumulation",
-        "loss",
-        ("token_weighted_loss", "accumulate_gradients"),
-        3,
-        25,
-        "02_masked_loss",
+        "ex10", "gradient_accumulation", "loss", ("token_mean_loss", "accumulate_gradients"), 3, 25, "02_masked_loss"
     ),
     Exercise("ex11", "chunked_log_probs", "log-probabilities", ("chunked_log_probs",), 4, 45, "10_out_of_memory"),
     Exercise("ex12", "expert_iteration_select", "expert iteration", ("select_samples",), 2, 20, "09_expert_iteration"),
@@ -73,10 +60,7 @@ EXERCISES = (
 
 
 def find_exercise(name: str) -> Exercise:
-    """The exercise called ``ex03``, ``3``, ``masked_normalize`` or ``ex03_masked_normalize`` (``.py`` allowed).
-
-    Raises:
-        ConfigError: there is none.
+    """Find an exercise by number, name or file name, or raise ConfigError.
 
     >>> find_exercise("3") == find_exercise("ex03_masked_normalize.py") == find_exercise("masked_normalize")
     True
@@ -90,12 +74,3 @@ def find_exercise(name: str) -> Exercise:
     close = difflib.get_close_matches(asked, [e.number for e in EXERCISES] + [e.name for e in EXERCISES], n=1)
     remedy = f"did you mean {close[0]}" if close else "give one of ex01 to ex13"
     raise ConfigError(f"no exercise is called {name!r}", remedy)
-
-
-def exercises_of_function(name: str) -> list[Exercise]:
-    """The exercises that ask for a function of this name.
-
-    >>> [exercise.number for exercise in exercises_of_function("tokenize_prompt_and_output")]
-    ['ex02', 'ex09']
-    """
-    return [exercise for exercise in EXERCISES if name in exercise.functions]

@@ -1,8 +1,9 @@
-"""What a check found, as plain text, coloured text or HTML."""
+"""What a check found, as plain text, coloured text or HTML; masks under their tokens."""
 
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -18,49 +19,33 @@ Line = tuple[Span, ...]
 
 
 def line(text: str, style: str = "") -> Line:
-    """A line of one style.
-
-    >>> line("expected", "good")
-    (('expected', 'good'),)
-    """
+    """Make a line of one style."""
     return ((text, style),)
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a file does not pass.
-
-    Attributes:
-        status: ``"wrong"``, ``"crashed"``, or ``"not attempted"`` where a function is still to be written.
-        message: what is wrong, in terms of the task.
-        detail: the smallest case that shows it.
-        slip: name of the known slip that gives exactly what was seen, or "".
-        hint: which of the three hints to read.
-    """
+    """Why a file does not pass."""
 
     status: Status
-    message: str
-    detail: tuple[Line, ...] = ()
-    slip: str = ""
-    hint: int = 1
+    message: str  # what is wrong, in terms of the task
+    detail: tuple[Line, ...] = ()  # the smallest case that shows it
+    slip: str = ""  # name of the known slip that gives exactly what was seen
+
+    @property
+    def hint(self) -> int:
+        """Return which of the three hints to read."""
+        return 2 if self.slip else 1
 
 
 @dataclass(frozen=True)
 class Report:
-    """The verdict on one exercise; shows itself in a notebook.
+    """The result of one exercise's check; shows itself in a notebook."""
 
-    Attributes:
-        exercise: its number and name, ``"ex03 masked_normalize"``.
-        file: what was checked, as the learner knows it.
-        failure: None if it passed.
-        printed: what the learner's code printed, its end.
-        seconds: how long the check took.
-    """
-
-    exercise: str
-    file: str
-    failure: Failure | None = None
-    printed: str = ""
+    exercise: str  # number and name, "ex03 masked_normalize"
+    file: str  # what was checked, as the learner knows it
+    failure: Failure | None = None  # None if it passed
+    printed: str = ""  # the end of what the learner's code printed
     seconds: float = field(default=0.0, compare=False)
 
     @property
@@ -72,7 +57,7 @@ class Report:
         return self.failure is None
 
     def lines(self) -> list[Line]:
-        """The report, line by line."""
+        """Return the report line by line."""
         shown = [
             ((self.exercise, "strong"), (": ", ""), (self.status.upper(), _STATUS_STYLE[self.status])),
             line(f"  checked: {self.file}", "dim"),
@@ -90,11 +75,11 @@ class Report:
         return shown
 
     def text(self, *, colour: bool = False) -> str:
-        """The report as text, with ANSI colours if asked for."""
+        """Return the report as text, with ANSI colours if asked for."""
         return "\n".join("".join(_ansi(span, colour) for span in spans) for spans in self.lines())
 
     def as_dict(self) -> dict[str, object]:
-        """For ``--json``."""
+        """Return what ``--json`` prints."""
         failure = self.failure
         return {
             "exercise": self.exercise,
@@ -114,9 +99,41 @@ class Report:
         return "<pre>" + "\n".join(rows) + "</pre>"
 
 
+def mask_lines(tokens: Sequence[str], expected: Sequence[bool], yours: Sequence[bool]) -> list[Line]:
+    """Show tokens, the expected mask and the learner's in three aligned rows.
+
+    ``x`` is supervised, ``.`` is not; a fourth line points at the first difference.
+
+    >>> lines = mask_lines(["2", "+", "=", "5"], [False, False, False, True], [False, False, True, False])
+    >>> print("\\n".join("".join(text for text, _ in spans).rstrip() for spans in lines))
+    labels         2 + = 5
+    expected mask  . . . x
+    your mask      . . x .
+    first wrong        ^ position 2: "=" is supervised and should not be
+    """
+    width = [max(len(token), 1) for token in tokens]
+    wrong = [i for i, (a, b) in enumerate(zip(expected, yours, strict=True)) if bool(a) != bool(b)]
+
+    def row(head: str, cells: Sequence[Span]) -> Line:
+        padded = [(f"{text:<{w}} ", style) for (text, style), w in zip(cells, width, strict=True)]
+        return ((f"{head:<15}", ""), *padded)
+
+    lines = [
+        row("labels", [(token, "strong" if want else "dim") for token, want in zip(tokens, expected, strict=True)]),
+        row("expected mask", [("x" if want else ".", "good" if want else "dim") for want in expected]),
+        row("your mask", [("x" if has else ".", "bad" if i in wrong else "") for i, has in enumerate(yours)]),
+    ]
+    if wrong:
+        i = wrong[0]
+        fact = "is supervised and should not be" if yours[i] else "is not supervised and should be"
+        space = " " * sum(w + 1 for w in width[:i])
+        lines.append(line(f'{"first wrong":<15}{space}^ position {i}: "{tokens[i]}" {fact}', "bad"))
+    return lines
+
+
 def _ansi(span: Span, colour: bool) -> str:
     text, style = span
-    # Their text must not steer the terminal (nor paint a verdict of its own).
+    # Their text must not steer the terminal (nor paint a result of its own).
     text = "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
     return f"\033[{_ANSI[style]}m{text}\033[0m" if colour and style else text
 

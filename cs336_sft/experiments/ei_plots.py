@@ -1,16 +1,16 @@
-"""Figures of expert iteration: arms over rounds, and arms side by side, with seeds."""
+"""Figures of expert iteration: arms over rounds, and the seeds of several arms."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from cs336_sft.errors import DataError
 from cs336_sft.evaluation.intervals import mean_interval
-from cs336_sft.experiments.plots import PALETTE, NotebookFigure
+from cs336_sft.experiments.plots import PALETTE, NotebookFigure, add_legend, draw_curve, line_style, panel_grid
+from cs336_sft.experiments.summary import over_seeds
 
 Rounds = Sequence[Mapping[str, Any]]
 
@@ -39,22 +39,16 @@ _LABELS = {
     "kept_flawed": "trained on: right answer, wrong step",
     "kept_no_steps": "trained on: no calculation",
 }
-_SHARES = ("kept_wrong", "kept_flawed", "kept_no_steps")
-_STYLES = ("-", "--", "-.", ":")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+_RATES = ("kept_wrong", "kept_flawed", "kept_no_steps")
 
 
 def plot_rounds(
     arms: Mapping[str, Sequence[Rounds]], panels: Sequence[str] = DEFAULT_PANELS, *, title: str = ""
 ) -> NotebookFigure:
-    """One panel a metric, one curve an arm, over rounds.
+    """Plot metrics over rounds: one panel per metric, one curve per arm.
 
-    The band is a 95 % interval: with several seeds that of their mean (Student's t); with one seed that of the
-    measurement, where the record has it (``accuracy_low``, ``accuracy_high``). Of a rate it stays within 0..1.
-
-    Args:
-        arms: label -> the runs of that arm, one a seed; a run is the ``rounds`` of an ``ExpertIterationResult``.
-        panels: which metrics; one that no run has is left out.
+    ``arms`` maps a label to its runs, one per seed; a run is the ``rounds`` of an ``ExpertIterationResult``. Panels for
+    metrics that no run has are left out. Bands are as in ``over_seeds``.
 
     Raises:
         DataError: nothing to draw.
@@ -65,18 +59,19 @@ def plot_rounds(
     """
     if not arms or not all(arms.values()):
         raise DataError("no rounds to draw", "give at least one run for each arm")
-    every = [record for runs in arms.values() for rounds in runs for record in rounds]
+    records = {label: [record for rounds in runs for record in rounds] for label, runs in arms.items()}
+    every = [record for own in records.values() for record in own]
     present = [name for name in panels if any(record.get(name) is not None for record in every)]
     if not present:
         raise DataError("the runs recorded none of these metrics", f"choose among {', '.join(_LABELS)}")
-    columns = min(3, len(present))
-    rows = -(-len(present) // columns)
-    figure = NotebookFigure(figsize=(4.2 * columns, 3.2 * rows + 0.5), layout="constrained")
-    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for panel, name in zip(axes, present, strict=False):
-        rate = name in _SHARES or any(record.get(f"{name}_low") is not None for record in every)
-        for index, (label, runs) in enumerate(arms.items()):
-            _curve(panel, runs, name, label, index, rate=rate)
+    figure, axes = panel_grid(len(present))
+    for panel, name in zip(axes, present, strict=True):
+        rate = name in _RATES or any(record.get(f"{name}_low") is not None for record in every)
+        for index, (label, own) in enumerate(records.items()):
+            rounds = sorted({record["round"] for record in own if record.get(name) is not None})
+            at_round = [[record for record in own if record["round"] == number] for number in rounds]
+            points = [over_seeds(group, name, rate=rate) for group in at_round]
+            draw_curve(panel, rounds, points, label, index)
         if rate:
             low, high = panel.get_ylim()
             panel.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))  # no ticks at 2.5 %, shown as 2 %
@@ -84,25 +79,18 @@ def plot_rounds(
         panel.set_xlabel("round")
         panel.set_ylabel(_LABELS.get(name, name))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for panel in axes[len(present) :]:
-        panel.remove()
-    handles, names = figure.axes[0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=min(len(names), 4), frameon=False)
-    if title:
-        figure.suptitle(title)
+    add_legend(figure)
+    figure.suptitle(title)
     return figure
 
 
 def plot_arms(
     values: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str = "", title: str = "", end: float = 1.0
 ) -> NotebookFigure:
-    """One row an arm: the mean over seeds with its 95 % interval (Student's t), and each seed as a small point.
+    """Plot one row per arm: each seed as a small point, and their mean.
 
-    Args:
-        values: arm -> name of a metric -> its value for each seed; all arms have the same metrics.
-        xlabel: what the values are.
-        title: of the figure.
-        end: where the axis ends; lower than 1 shows small differences between small rates.
+    ``values`` maps an arm to the name of a metric to its value for each seed; all arms have the same metrics. Means
+    have 95 % intervals (Student's t). ``end`` below 1 shows small differences between small rates.
 
     Raises:
         DataError: nothing to draw.
@@ -121,46 +109,20 @@ def plot_arms(
             if not seeds:
                 continue
             y = row + 0.22 * (index - (len(names) - 1) / 2)
-            style = {"color": PALETTE[index], "marker": _MARKERS[index]}
-            panel.plot(seeds, [y] * len(seeds), linestyle="", markersize=3.5, alpha=0.45, **style)
+            style = line_style(index) | {"linestyle": ""}
+            panel.plot(seeds, [y] * len(seeds), markersize=3.5, alpha=0.45, **style)
             if len(seeds) > 1:
                 mean = mean_interval(seeds)
                 panel.plot([mean.low, mean.high], [y, y], color=PALETTE[index], lw=1.2)
-                panel.plot([mean.value], [y], markersize=7, label=name if row == 0 else None, linestyle="", **style)
+                panel.plot([mean.value], [y], markersize=7, label=name if row == 0 else None, **style)
             elif row == 0:
-                panel.plot([], [], linestyle="", label=name, **style)
+                panel.plot([], [], label=name, **style)
     panel.set_yticks(range(len(values)), list(values))
     panel.set_ylim(len(values) - 0.5, -0.5)
     panel.set_xlim(-0.02 * end, 1.02 * end)
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     panel.grid(axis="x", color="#dddddd", lw=0.6)
     panel.set_xlabel(xlabel)
-    figure.legend(loc="outside lower center", ncols=len(names), frameon=False)
-    if title:
-        figure.suptitle(title)
+    add_legend(figure)
+    figure.suptitle(title)
     return figure
-
-
-def _curve(panel: Axes, runs: Sequence[Rounds], name: str, label: str, index: int, *, rate: bool) -> None:
-    by_round: dict[int, list[Mapping[str, Any]]] = {}
-    for rounds in runs:
-        for record in rounds:
-            if record.get(name) is not None:
-                by_round.setdefault(record["round"], []).append(record)
-    x = sorted(by_round)
-    y, low, high = [], [], []
-    for number in x:
-        values = [record[name] for record in by_round[number]]
-        y.append(sum(values) / len(values))
-        if len(values) > 1:
-            interval = mean_interval(values)
-            low, high = [*low, interval.low], [*high, interval.high]
-        else:
-            record = by_round[number][0]
-            low, high = [*low, record.get(f"{name}_low", values[0])], [*high, record.get(f"{name}_high", values[0])]
-    style = {"color": PALETTE[index % len(PALETTE)], "linestyle": _STYLES[index % 4]}
-    panel.plot(x, y, label=label, marker=_MARKERS[index % len(_MARKERS)], markersize=4, **style)
-    if rate:
-        low, high = [max(0.0, value) for value in low], [min(1.0, value) for value in high]
-    if low != high:
-        panel.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)

@@ -1,6 +1,6 @@
 """Recorded experiments in expert iteration: several arms with several seeds, in one JSON file.
 
-    record = read_record("recorded/expert_iteration/tiny.json")
+    record = read_ei_record("recorded/expert_iteration/tiny.json")
     record.difference("random samples", "expert iteration", "accuracy")   # a gain, with the interval over seeds
 
 ``recipes/record_expert_iteration.py`` writes such files.
@@ -12,43 +12,36 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from cs336_sft.errors import DataError
 from cs336_sft.evaluation.intervals import Interval, difference_interval, mean_interval, wilson_interval
-from cs336_sft.utils.files import Record
+from cs336_sft.utils.files import JSONDict
 
 
 @dataclass(frozen=True)
 class EIRecord:
-    """What was recorded.
+    """A recorded experiment.
 
     Attributes:
         about: device, date, versions, configuration, arguments.
         runs: arm -> seed -> the finished run, with ``rounds`` (records as in ``ExpertIterationResult``), ``test`` and
             ``seconds``.
         failed: arm, seed and error of each run that did not finish.
-
-    >>> run = {"rounds": [{"round": 0, "accuracy": 0.5}, {"round": 1, "accuracy": 0.75}], "test": {"accuracy": 0.7}}
-    >>> record = EIRecord({}, {"EI": {0: run, 1: run, 2: run}}, ())
-    >>> record.values("EI", "accuracy", "test")
-    {0: 0.7, 1: 0.7, 2: 0.7}
-    >>> print(record.gain("EI", "accuracy"))
-    0.250 [0.250, 0.250]
     """
 
     about: Mapping[str, Any]
-    runs: Mapping[str, Mapping[int, Record]]
+    runs: Mapping[str, Mapping[int, JSONDict]]
     failed: tuple[tuple[str, int, str], ...]
 
-    def rounds(self, *arms: str) -> dict[str, list[list[Record]]]:
-        """The arms as ``plot_rounds`` takes them; those that were not recorded are left out. No name: all."""
-        return {
-            arm: [run["rounds"] for run in self.runs[arm].values()] for arm in arms or self.runs if arm in self.runs
-        }
+    def rounds(self, *arms: str) -> dict[str, list[list[JSONDict]]]:
+        """Return the recorded arms (of these, if given) for ``plot_rounds``."""
+        wanted = [arm for arm in arms or self.runs if arm in self.runs]
+        return {arm: [run["rounds"] for run in self.runs[arm].values()] for arm in wanted}
 
     def values(self, arm: str, metric: str, where: int | str = -1) -> dict[int, float]:
-        """Seed -> a metric, after the last round (or another one), or on ``"test"``; seeds without it are left out."""
+        """Return a metric by seed: after the last round, another one, or on ``"test"``."""
         found = {}
         for seed, run in self.runs.get(arm, {}).items():
             source = run.get("test") if where == "test" else run["rounds"][where]
@@ -57,15 +50,16 @@ class EIRecord:
         return found
 
     def difference(self, first: str, second: str, metric: str, where: int | str = -1) -> Interval | None:
-        """``second`` minus ``first``, with a 95 % interval.
+        """Subtract ``first`` from ``second``, with a 95 % interval.
 
-        With three or more common seeds: seed by seed, Student's t. With one or two, where that would say nothing: of
-        two rates on so many problems (``difference_interval``), without the noise of the seeds. None otherwise.
+        With three or more common seeds: of the mean over seeds (Student's t), for these problems. With one or two: of
+        two rates on so many problems (``difference_interval``). Seeds share their problems, which count once. None
+        without common seeds or numbers of problems.
         """
         return self._difference((first, where), (second, where), metric)
 
     def gain(self, arm: str, metric: str) -> Interval | None:
-        """Last round minus the start, likewise."""
+        """Subtract the start from the last round, likewise."""
         return self._difference((arm, 0), (arm, -1), metric)
 
     def _difference(self, first: tuple[str, int | str], second: tuple[str, int | str], metric: str) -> Interval | None:
@@ -78,12 +72,12 @@ class EIRecord:
             sizes = self.values(arm, "n_problems", where)
             if not seeds or not seeds <= sizes.keys():
                 return None
-            total = sum(sizes[seed] for seed in seeds)
-            sides.append(wilson_interval(sum(values[seed] * sizes[seed] for seed in seeds), total))
+            n = min(sizes[seed] for seed in seeds)
+            sides.append(wilson_interval(n * fmean(values[seed] for seed in seeds), n))
         return difference_interval(*sides)
 
 
-def read_record(path: str | Path) -> EIRecord:
+def read_ei_record(path: str | Path) -> EIRecord:
     """Read a recorded experiment.
 
     Raises:
@@ -92,7 +86,7 @@ def read_record(path: str | Path) -> EIRecord:
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         runs = content.pop("runs")
-        finished: dict[str, dict[int, Record]] = {}
+        finished: dict[str, dict[int, JSONDict]] = {}
         for run in sorted(runs, key=lambda run: run["seed"]):
             if "error" not in run:
                 finished.setdefault(run["arm"], {})[run["seed"]] = run

@@ -1,7 +1,4 @@
-"""The three sizes at which the same code runs: which model, which problems, which limits and settings.
-
-Nothing heavy is imported here: the command line reads profiles before it knows whether it needs PyTorch.
-"""
+"""The sizes at which the same code runs: models, problems and defaults. Nothing heavy is imported here."""
 
 from __future__ import annotations
 
@@ -11,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from cs336_sft.errors import ConfigError
+from cs336_sft.model.loading import resolve_source
 from cs336_sft.records import Problem
 
 Split = Literal["train", "validation", "test", "heldout_templates"]
@@ -19,33 +17,22 @@ GSM8K_HUB_NAME = "openai/gsm8k"
 
 @dataclass(frozen=True)
 class Profile:
-    """One size of the course.
+    """One size of the course: a model, problems, and defaults of ``RunConfig`` under its fields' names.
 
     Attributes:
-        name: ``tiny``, ``smollm2`` or ``qwen2.5-math-1.5b``.
-        model: ``embedded`` (shipped in the package), ``smollm2`` (the folder that ``cs336-sft fetch smollm2`` makes),
-            or a folder or hub name.
-        data: ``generated`` (word problems made on the spot) or ``gsm8k``.
-        limit: the usual generation limit, in tokens; ``raised_limit`` and ``doubled_limit`` are those that the lesson
-            on truncation compares it with.
-        template: name of the prompt template.
-        train_size, eval_size: default numbers of training and evaluation problems.
-        full_size: the training problems that count as all of them, where the source is endless; None: all it has.
-        learning_rate, batch_size, epochs: defaults of supervised fine-tuning; ``batch_size`` counts the sequences of
-            one optimizer step, ``microbatch_size`` those that go through the model at once.
-        mixed_precision: ``"no"`` or ``"bf16"`` (autocast over fp32 master weights), for training on a GPU.
-        needs: what it takes to run, in words.
+        model: ``embedded`` (part of the package), a model of ``cs336-sft fetch``, a folder or a hub name.
+        data: ``generated`` (word problems made at once) or ``gsm8k``.
+        full_size: number of training problems that ``"full"`` means for an endless source.
+        needs: the machine that it takes to run.
 
-    >>> get_profile("tiny").limit, get_profile("tiny").raised_limit, get_profile("tiny").doubled_limit
-    (160, 320, 640)
+    >>> get_profile("tiny").max_new_tokens
+    160
     """
 
     name: str
     model: str
     data: Literal["generated", "gsm8k"]
-    limit: int
-    raised_limit: int
-    doubled_limit: int
+    max_new_tokens: int
     learning_rate: float
     needs: str
     template: str = "gsm8k"
@@ -53,42 +40,25 @@ class Profile:
     eval_size: int = 256
     full_size: int | None = None
     batch_size: int = 8
-    microbatch_size: int = 8
+    micro_batch_size: int = 8
     epochs: int = 3
     mixed_precision: Literal["no", "bf16"] = "no"
 
     def model_source(self) -> str | Path:
-        """What :func:`cs336_sft.model.loading.load_model_and_tokenizer` takes for this profile's model.
-
-        Raises:
-            CourseError: the file is missing from the installation, or was not fetched yet.
-        """
-        if self.model == "embedded":
-            from cs336_sft.model.loading import embedded_model_path
-
-            return embedded_model_path()
-        if self.model == "smollm2":
-            from cs336_sft.data.download import fetched_folder
-
-            return fetched_folder("smollm2")
-        return self.model
+        """Return the folder or hub name of this profile's model (see ``resolve_source``)."""
+        return resolve_source(self.model)
 
     def problems(
         self, split: Split, n: int | None = None, *, seed: int = 0, source: str | Path | None = None
     ) -> list[Problem]:
-        """Problems of a split: ``n`` of them, or all that the source has.
+        """Load ``n`` problems of a split, chosen by ``seed``, or all.
 
-        Generated problems are endless, so ``n`` falls back to ``train_size`` or ``eval_size``. GSM8K has no
-        validation part: 512 problems, always the same, are held out of train. Where ``n`` is less than a split holds,
-        a seeded sample is taken, such that smaller samples are the beginnings of larger ones.
-
-        Args:
-            source: GSM8K as a folder or hub name in place of the one named by the environment variable
-                ``CS336_GSM8K``; or one JSONL file, which is then taken whole as this split.
+        Smaller samples are the beginnings of larger ones. Generated problems are endless: without ``n`` there are
+        ``train_size`` or ``eval_size``. GSM8K's validation problems are 512 held out of train. ``source`` is GSM8K as
+        a folder or hub name in place of the environment variable ``CS336_GSM8K``, or a JSONL file with the split.
 
         Raises:
-            DataError: a file that can't be read, or a split with fewer than ``n`` problems.
-            ConfigError: a split that this profile's data does not have.
+            DataError, ConfigError: unreadable, too few problems, or a split that the data does not have.
 
         >>> first = get_profile("tiny").problems("validation", 2)
         >>> len(first), first == get_profile("tiny").problems("validation", 2)
@@ -99,11 +69,9 @@ class Profile:
         if source is None and self.data == "generated":
             from cs336_sft.data.word_problems import generate_problems
 
-            return generate_problems(n or self._default_size(split), split=split, seed=seed)
+            default = self.train_size if split == "train" else self.eval_size
+            return generate_problems(n or default, split=split, seed=seed)
         return _take(self._gsm8k(split, source), n, seed, f"{self.name}, split {split}")
-
-    def _default_size(self, split: Split) -> int:
-        return self.train_size if split == "train" else self.eval_size
 
     def _gsm8k(self, split: Split, source: str | Path | None) -> list[Problem]:
         from cs336_sft.data import gsm8k
@@ -124,9 +92,7 @@ _PROFILES = (
         name="tiny",
         model="embedded",
         data="generated",
-        limit=160,
-        raised_limit=320,
-        doubled_limit=640,
+        max_new_tokens=160,
         learning_rate=1e-4,
         needs="two CPU cores, 2 GB of memory, no network",
         full_size=2048,
@@ -135,9 +101,7 @@ _PROFILES = (
         name="smollm2",
         model="smollm2",
         data="gsm8k",
-        limit=320,
-        raised_limit=640,
-        doubled_limit=1280,
+        max_new_tokens=320,
         learning_rate=1e-4,
         needs="a GPU, or a CPU and patience; `cs336-sft fetch smollm2` and GSM8K",
         mixed_precision="bf16",
@@ -146,12 +110,20 @@ _PROFILES = (
         name="qwen2.5-math-1.5b",
         model="Qwen/Qwen2.5-Math-1.5B",
         data="gsm8k",
-        limit=512,
-        raised_limit=1024,
-        doubled_limit=2048,
+        max_new_tokens=512,
         learning_rate=1e-5,
         needs="a GPU with 44-80 GB for full fine-tuning; the hub or a downloaded copy, and GSM8K",
-        microbatch_size=4,
+        micro_batch_size=4,
+        mixed_precision="bf16",
+    ),
+    Profile(
+        name="qwen2.5-coder-1.5b",  # the shape of the notes' model, and their settings
+        model="qwen2.5-coder-1.5b",
+        data="gsm8k",
+        max_new_tokens=1024,
+        learning_rate=1e-5,
+        needs="a GPU with 80 GB; `cs336-sft fetch qwen2.5-coder-1.5b` and GSM8K",
+        eval_size=512,
         mixed_precision="bf16",
     ),
 )
@@ -160,7 +132,7 @@ PROFILE_NAMES = tuple(profile.name for profile in _PROFILES)
 
 
 def get_profile(name: str | None = None) -> Profile:
-    """The profile of that name; without a name the one in the environment variable ``CS336_PROFILE``, else ``tiny``.
+    """Return a profile, by default that of ``$CS336_PROFILE``, or ``tiny``.
 
     Raises:
         ConfigError: there is none of that name.
@@ -177,7 +149,7 @@ def get_profile(name: str | None = None) -> Profile:
 
 
 def with_model(profile: Profile, model: str | None) -> Profile:
-    """The profile with another model: a folder, a hub name, or None to leave it as it is.
+    """Return the profile with another model, unless that is None.
 
     >>> with_model(get_profile("qwen2.5-math-1.5b"), "Qwen/Qwen2.5-1.5B").model
     'Qwen/Qwen2.5-1.5B'
@@ -186,7 +158,7 @@ def with_model(profile: Profile, model: str | None) -> Profile:
 
 
 def _take(problems: list[Problem], n: int | None, seed: int, what: str) -> list[Problem]:
-    """``n`` of the problems: the first of a seeded shuffle, so that smaller samples are parts of larger ones."""
+    """Return the first ``n`` problems of a seeded shuffle."""
     if n is None or n == len(problems):
         return problems
     if n > len(problems):

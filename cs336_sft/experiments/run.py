@@ -1,45 +1,42 @@
-"""One fine-tuning run from its settings: problems, model, training, evaluations, and the test split if asked for.
+"""One fine-tuning run from its configuration: problems, model, training, evaluations, and the test split if asked for.
 
-    outcome = run_sft(make_settings({"train_size": 512, "lr": 1e-4}), "runs/first")
+    outcome = run_sft(make_config(train_size=512, learning_rate=1e-4), "runs/first")
 
-The commands ``sft`` and ``sweep`` are thin layers over this. Beside what ``train_sft`` keeps, the run directory gets
-``settings.json`` (last: a run that has it is complete), ``test.json`` and, for ``test="best"``, ``best/``.
+Besides what ``train_sft`` keeps, the run directory gets ``settings.json`` (last: a run that has it is complete),
+``test.json`` and, for ``test_checkpoint="best"``, the folder ``best``.
 """
 
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from shutil import copyfile, rmtree
-from typing import TYPE_CHECKING, Any
+from shutil import rmtree
+from typing import TYPE_CHECKING
 
 import torch
-from filelock import FileLock
 
-from cs336_sft.evaluation.evaluate import evaluate
-from cs336_sft.evaluation.validation_loss import reference_loss
-from cs336_sft.experiments.profiles import Profile, get_profile, with_model
-from cs336_sft.experiments.settings import RunSettings
+from cs336_sft.experiments.best_weights import BestWeights
+from cs336_sft.experiments.config import RunConfig, RunFields
+from cs336_sft.experiments.evaluator import Evaluator, cached_baseline, fingerprint_model
+from cs336_sft.experiments.profiles import get_profile, with_model
 from cs336_sft.generation.make_sampler import make_sampler
-from cs336_sft.generation.sampler import Sampler, SamplingConfig
+from cs336_sft.generation.sampler import Sampler
+from cs336_sft.generation.shared_sampler import SharedSampler
 from cs336_sft.generation.vllm_backend.config import VLLMConfig
-from cs336_sft.grading import get_reward_fn
-from cs336_sft.model.loading import load_model_and_tokenizer
-from cs336_sft.model.lora import add_adapter, load_quantized, note_base
-from cs336_sft.prompts import PromptTemplate, get_template
+from cs336_sft.model.loading import load_model_and_tokenizer, load_quantized
+from cs336_sft.model.lora import add_adapter, save_base_name
+from cs336_sft.prompts import get_template
 from cs336_sft.records import Problem
-from cs336_sft.tokenization import make_examples, padding_id
-from cs336_sft.training import checkpoints
+from cs336_sft.tokenization import make_examples
 from cs336_sft.training.checks import fingerprint_problems
 from cs336_sft.training.loop import TrainingResult, train_sft
 from cs336_sft.training.run_directory import RunDirectory
 from cs336_sft.utils import distributed as processes
-from cs336_sft.utils.files import Record, plain, read_json, write_json
+from cs336_sft.utils.files import JSONDict, plain, read_json, write_json
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -47,17 +44,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunOutcome:
-    """What a run gave.
-
-    Attributes:
-        result: training and evaluations.
-        test: metrics on the test split, with the ``step`` whose weights were measured; None where not asked for.
-        overlap: evaluation problems that are among the training problems; more than 0 makes them worthless.
-    """
+    """Training and evaluations of a run, and its test metrics with the ``step`` whose weights were measured."""
 
     result: TrainingResult
-    test: Record | None
-    overlap: int
+    test: JSONDict | None
 
 
 @dataclass(frozen=True)
@@ -69,121 +59,152 @@ class RunData:
     test: tuple[Problem, ...]
 
 
-def load_data(settings: RunSettings) -> RunData:
-    """The problems that the settings name. The evaluation problems do not depend on the seeds.
+def load_data(config: RunConfig) -> RunData:
+    """Load the problems of a run.
 
     Raises:
         DataError, ConfigError: a source that can't be read, or fewer problems than asked for.
     """
-    profile = get_profile(settings.profile)
-    size = settings.train_size
+    profile, size = get_profile(config.profile), config.train_size
     if size == "full":
-        size = None if profile.data == "gsm8k" or settings.data else profile.full_size
+        size = None if profile.data == "gsm8k" or config.data else profile.full_size
+    training = profile.problems("train", size, seed=config.subset_seed, source=config.data)
+    return RunData(tuple(training), *evaluation_problems(config))
+
+
+def evaluation_problems(config: RunFields) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
+    """Load the validation problems, and test problems if a test is asked for."""
+    profile = get_profile(config.profile)
     # A file of training problems has no other splits; a folder or a hub name has.
-    whole = settings.data if settings.data and not Path(settings.data).is_file() else None
-    training = profile.problems("train", size, seed=settings.subset_seed, source=settings.data)
-    validation = profile.problems("validation", settings.eval_size, source=settings.eval_data or whole)
-    test = profile.problems("test", settings.eval_size, source=whole) if settings.test else []
-    return RunData(tuple(training), tuple(validation), tuple(test))
+    whole = config.data if config.data and not Path(config.data).is_file() else None
+    validation = profile.problems("validation", config.eval_size, source=config.eval_data or whole)
+    test = profile.problems("test", config.eval_size, source=whole) if config.test_checkpoint else []
+    return tuple(validation), tuple(test)
 
 
 def run_sft(
-    settings: RunSettings,
+    config: RunConfig,
     run_dir: str | Path,
     *,
     base_cache: str | Path | None = None,
     engine: VLLMConfig | None = None,
+    sampler: Sampler | None = None,
+    keep_weights: bool = True,
     on_data: Callable[[RunData], None] | None = None,
-    config_changes: Mapping[str, Any] | None = None,
 ) -> RunOutcome:
-    """Fine-tune and evaluate as the settings say; go on with a run that was cut short, and read one that is done.
+    """Fine-tune and evaluate, or resume or read an existing run.
 
     Args:
-        run_dir: a new directory, or that of the same run.
-        base_cache: a folder in which runs share the evaluation of the model before training, which is the same for
-            all runs that begin with the same weights and measure the same.
-        engine: settings of vLLM, where the settings name it as the sampler; None: a third of the card beside training.
-        on_data: called with the problems before anything is trained.
-        config_changes: fields of ``SFTConfig`` that are no settings, such as ``progress``.
+        base_cache: a folder in which runs that begin with equal weights share their first evaluation.
+        engine, sampler: settings of a new vLLM engine (None: 0.3 of the memory), or a sampler to use and leave open.
+        keep_weights: False writes a checkpoint only when the run is interrupted, and no final model.
+        on_data: called with the problems before training.
 
     Raises:
         CourseError: see ``load_data``, ``load_model_and_tokenizer`` and ``train_sft``.
     """
-    profile = with_model(get_profile(settings.profile), settings.model)
-    template = get_template(settings.template or profile.template)
-    data = load_data(settings)
+    profile = with_model(get_profile(config.profile), config.model)
+    data, source, run = load_data(config), profile.model_source(), RunDirectory(run_dir)
     if on_data:
         on_data(data)
-    run = RunDirectory(run_dir)
-    model, tokenizer = load_policy(settings, profile)
-    examples = make_examples(data.training, template, tokenizer, append_eos=settings.append_eos)
-    # The engine first: it takes its share of what is free on the card, training the rest.
-    # Of several processes each generates its share with Hugging Face; an engine is the main one's alone.
-    own_sampler = settings.sampler == "hf" or processes.is_main()
-    # A run with nothing left to measure needs none: it is only read.
-    measured = run.result.exists() and (settings.test is None or (run.path / "test.json").exists())
-    with (
-        make_sampler(
-            settings.sampler,
-            model,
-            tokenizer,
-            source=profile.model_source(),
-            batch_size=settings.eval_batch_size,
-            vllm=engine or VLLMConfig(gpu_memory_utilization=0.3),
-        )
-        if own_sampler and not measured
-        else nullcontext() as sampler
-    ):
-        measure = Measure(settings, profile, model, tokenizer, processes.SharedSampler(sampler), template)
-        facts = measure.facts(data.validation)
-        tracked = _BestWeights(run, model) if settings.test == "best" else None
+    model, tokenizer = load_policy(config, source)
+    examples = make_examples(data.training, get_template(config.template), tokenizer, append_eos=config.append_eos)
+    # Start vLLM before training: it reserves its part of the free GPU memory.
+    # With several processes each samples its part with Hugging Face; only the main one has an engine.
+    own_sampler = config.sampler == "hf" or processes.is_main()
+    # A run with nothing left to measure needs no sampler: it is only read.
+    measured = run.result.exists() and (config.test_checkpoint is None or (run.path / "test.json").exists())
+    opened = nullcontext(sampler)
+    if sampler is None and own_sampler and not measured:
+        engine, size = engine or VLLMConfig(gpu_memory_utilization=0.3), config.gen_batch_size
+        opened = make_sampler(config.sampler, model, tokenizer, source=source, batch_size=size, vllm=engine)
+    with opened as opened_sampler:
+        evaluator = Evaluator(config, model, tokenizer, SharedSampler(opened_sampler), data.validation)
+        best = BestWeights(run.path / "best", model) if config.test_checkpoint == "best" else None
 
-        def evaluator(step: int) -> Record:
+        def validate(step: int) -> JSONDict:
             path = run.generations / f"step-{step:06d}.jsonl"
             if step == 0 and base_cache is not None and processes.world_size() == 1:
-                return _cached(Path(base_cache), measure.base_key(facts), path, lambda: measure(data.validation, path))
-            metrics = measure(data.validation, path)
-            if tracked is not None and step > 0 and processes.is_main():
-                tracked.offer(step, metrics["accuracy"])
+                key = evaluator.baseline_key(fingerprint_model(source))
+                metrics = cached_baseline(Path(base_cache), key, path, lambda: evaluator.validate(path))
+            else:
+                metrics = evaluator.validate(path)
+            if best is not None and processes.is_main():
+                best.offer(step, metrics["accuracy"])
             return metrics
 
+        # The test of the last weights may have to be repeated, so until then they are kept.
+        keep_weights = keep_weights or config.test_checkpoint == "last"
         result = train_sft(
             model,
             tokenizer,
             examples,
-            replace(settings.sft, **(config_changes or {})),
+            config.training(),
             run.path,
-            evaluator=evaluator,
-            evaluation=facts,
+            evaluator=validate,
+            evaluation=evaluator.identity(),
+            keep_weights=keep_weights,
         )
         test = None
         if not result.interrupted:
-            if settings.adapter is not None and processes.is_main():
-                note_base(run.final, profile.model, settings.adapter)
-            test = _test(run, settings, result, data, measure, tracked)
-            # What the run took from the device, for comparisons of memory; 0 on a CPU.
-            peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
-            trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-            about = {"settings": settings.to_flat(), "trained_parameters": trained, "peak_memory_bytes": peak}
+            if config.adapter is not None and keep_weights and processes.is_main():
+                save_base_name(run.final, profile.model, config.adapter)
+            if config.test_checkpoint is not None:
+                test = _test(run, data.test, result.steps, evaluator, best)
             if processes.is_main():
-                write_json(run.path / "settings.json", about)
-    return RunOutcome(result, test, overlap(data.training, data.validation))
+                _save_settings(run, config, source, model)
+    return RunOutcome(result, test)
 
 
-def is_complete(run_dir: str | Path, settings: RunSettings) -> bool:
-    """Whether the directory holds this very run, finished, so that nothing needs to be loaded to say so.
+def _test(
+    run: RunDirectory, problems: Sequence[Problem], step: int, evaluator: Evaluator, best: BestWeights | None
+) -> JSONDict:
+    """Measure the test split once, with the weights of ``step`` or with the best ones."""
+    path = run.path / "test.json"
+    if path.exists():
+        return read_json(path)
+    if best:
+        step = best.load()
+    examples = make_examples(problems, evaluator.template, evaluator.tokenizer)
+    metrics = plain(evaluator.measure(problems, examples, run.generations / "test.jsonl"))
+    record = {"step": step, "problems": fingerprint_problems(problems), **metrics}
+    if processes.is_main():
+        write_json(path, record)
+    return record
 
-    >>> is_complete("no-such-run", RunSettings())
+
+def _save_settings(run: RunDirectory, config: RunConfig, source: str | Path, model: torch.nn.Module) -> None:
+    """Write ``settings.json``, which marks the run as complete."""
+    path = run.path / "settings.json"
+    stored = read_json(path) if path.exists() else {}
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0  # 0 on a CPU
+    content = {
+        "settings": config.settings(),
+        "model": fingerprint_model(source),
+        "trained_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "peak_memory_bytes": max(peak, stored.get("peak_memory_bytes", 0)),
+    }
+    if content != stored:
+        write_json(path, content)
+
+
+def is_complete(run_dir: str | Path, config: RunConfig) -> bool:
+    """Return True if the directory holds this run, finished, from equal weights.
+
+    >>> is_complete("no-such-run", RunConfig())
     False
     """
     path = Path(run_dir) / "settings.json"
     if not path.exists() or not (Path(run_dir) / "result.json").exists():
         return False
-    return read_json(path)["settings"] == json.loads(json.dumps(settings.to_flat()))
+    stored = read_json(path)
+    source = with_model(get_profile(config.profile), config.model).model_source()
+    same = stored["settings"] == json.loads(json.dumps(config.settings()))
+    return same and stored.get("model") == fingerprint_model(source)
 
 
 def drop_weights(run_dir: str | Path) -> None:
-    """Remove checkpoints and final model of a finished run: a sweep over a large model would fill the disk."""
+    """Remove checkpoints and models of a finished run, to spare the disk."""
     run = RunDirectory(run_dir)
     for folder in (run.checkpoints, run.final, run.path / "best"):
         if folder.exists():
@@ -191,156 +212,21 @@ def drop_weights(run_dir: str | Path) -> None:
 
 
 def free_memory() -> None:
-    """Give back what the last run held, before the next begins in the same process; its peak is forgotten too."""
+    """Release the memory of the last run in this process, and reset its peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 
 
-def load_policy(settings: RunSettings, profile: Profile) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model that a run starts from, with a fresh adapter where the settings ask for one."""
-    source = profile.model_source()
-    if settings.adapter is None:
+def load_policy(config: RunConfig, source: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load the model that a run starts from, with a fresh adapter if it needs one."""
+    if config.adapter is None:
         return load_model_and_tokenizer(source)
-    dtype = _frozen_dtype(settings)
-    if settings.adapter.quantize:
+    # Frozen weights use the compute dtype.
+    dtype = torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32
+    if config.method == "qlora":
         model, tokenizer = load_quantized(source, compute_dtype=dtype)
     else:
         model, tokenizer = load_model_and_tokenizer(source, dtype=dtype)
-    return add_adapter(model, settings.adapter, seed=settings.sft.seed), tokenizer
-
-
-def _frozen_dtype(settings: RunSettings) -> torch.dtype:
-    """Weights that are not trained need no more digits than the products they go into."""
-    return torch.bfloat16 if settings.sft.mixed_precision == "bf16" else torch.float32
-
-
-class Measure:
-    """Generates answers with the model as it is now, keeps them, and returns their metrics and the references' loss."""
-
-    def __init__(
-        self,
-        settings: RunSettings,
-        profile: Profile,
-        model: PreTrainedModel,
-        tokenizer: PreTrainedTokenizerBase,
-        sampler: Sampler,
-        template: PromptTemplate,
-    ) -> None:
-        self.settings, self.profile, self.model, self.template = settings, profile, model, template
-        self.tokenizer, self.sampler = tokenizer, sampler
-        self.sampling = SamplingConfig(max_new_tokens=settings.limit, stop=template.stop, record_entropy=True)
-        self.reward_fn = get_reward_fn(template.name)
-
-    def __call__(self, problems: Sequence[Problem], path: Path) -> Record:
-        cuda = self.model.device.type == "cuda" and self.settings.sft.mixed_precision == "bf16"
-        # One autocast around the whole generation casts each trained weight once, not once a token.
-        with torch.autocast("cuda", dtype=torch.bfloat16) if cuda else nullcontext():
-            self.sampler.update_weights(self.model)
-            evaluation = evaluate(self.sampler, problems, self.template, self.reward_fn, self.sampling, path=path)
-            # The loss on the reference answers shows overfitting before accuracy does, and costs one forward pass.
-            examples = make_examples(problems, self.template, self.tokenizer)
-            loss = reference_loss(self.model, examples, padding_id(self.tokenizer))
-        return evaluation.metrics.as_dict() | {"reference_loss": loss}
-
-    def facts(self, problems: Sequence[Problem]) -> Record:
-        """What is measured with: part of the run's identity."""
-        return {
-            "split": "validation",
-            "n_problems": len(problems),
-            "problems": fingerprint_problems(problems),
-            "template": self.template.name,
-            "limit": self.settings.limit,
-            "sampler": self.settings.sampler,
-        }
-
-    def base_key(self, facts: Record) -> str:
-        """A name for the evaluation before training: equal for runs that begin with the same model."""
-        settings = self.settings
-        # A new LoRA adapter changes nothing, but 4-bit weights are another model.
-        parts = [
-            str(self.profile.model),
-            settings.method == "qlora",
-            "float32" if settings.adapter is None else str(_frozen_dtype(settings)),
-            settings.sft.weights_dtype,
-            settings.sft.mixed_precision,
-            settings.eval_batch_size,
-            self.model.device.type,
-            facts,
-        ]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def overlap(training: Sequence[Problem], evaluation: Sequence[Problem]) -> int:
-    """How many evaluation problems the model is trained on.
-
-    >>> overlap([Problem("2 + 3?", "#### 5", "5")], [Problem("2 + 3?", "#### 5", "5"), Problem("1?", "#### 1", "1")])
-    1
-    """
-    seen = {problem.question for problem in training}
-    return sum(problem.question in seen for problem in evaluation)
-
-
-class _BestWeights:
-    """The weights of the best evaluation so far, on disk with its step and value, so that a resumed run knows them."""
-
-    def __init__(self, run: RunDirectory, model: torch.nn.Module) -> None:
-        self.folder, self.model = run.path / "best", model
-
-    def offer(self, step: int, value: float) -> None:
-        """Keep the model as it is now if it is better than what is kept, or was measured no later and is as good."""
-        kept = self.read()
-        # After a crash steps are made again: what was kept then for a later step must not win a draw.
-        if kept is None or value > kept["value"] or (value == kept["value"] and step <= kept["step"]):
-            self.folder.parent.mkdir(parents=True, exist_ok=True)
-            checkpoints.replace_folder(self.folder, lambda folder: self._write(folder, step, value))
-
-    def _write(self, folder: Path, step: int, value: float) -> None:
-        checkpoints.save_trained(self.model, folder / "model.safetensors")
-        write_json(folder / "best.json", {"step": step, "value": value})
-
-    def read(self) -> Record | None:
-        path = self.folder / "best.json"
-        return read_json(path) if path.exists() else None
-
-    def load(self) -> int:
-        """Put the kept weights into the model; returns their step."""
-        checkpoints.load_trained(self.folder / "model.safetensors", self.model)
-        return self.read()["step"]
-
-
-def _test(
-    run: RunDirectory,
-    settings: RunSettings,
-    result: TrainingResult,
-    data: RunData,
-    measure: Measure,
-    tracked: _BestWeights | None,
-) -> Record | None:
-    """The test split, once; afterwards the model has the weights that were measured."""
-    if settings.test is None:
-        return None
-    path = run.path / "test.json"
-    if not path.exists():
-        step = tracked.load() if tracked else result.steps
-        metrics = plain(measure(data.test, run.generations / "test.jsonl"))
-        record = {"step": step, "problems": fingerprint_problems(data.test), **metrics}
-        if processes.is_main():
-            write_json(path, record)
-        return record
-    return read_json(path)
-
-
-def _cached(folder: Path, key: str, path: Path, measure: Callable[[], Record]) -> Record:
-    """The metrics stored under ``key``, with the generations copied to ``path``; measured where they are not there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    stored, generations = folder / f"{key}.json", folder / f"{key}.jsonl"
-    with FileLock(folder / f"{key}.lock"):
-        if not stored.exists():
-            metrics = plain(measure())
-            copyfile(path, generations)
-            write_json(stored, metrics)
-            return metrics
-    copyfile(generations, path)
-    return read_json(stored)
+    return add_adapter(model, config.adapter, seed=config.seed), tokenizer

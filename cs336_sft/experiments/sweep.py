@@ -1,10 +1,12 @@
-"""Many fine-tuning runs from one grid: those that are done are skipped, one that fails does not stop the others.
+"""Many fine-tuning runs from one grid: finished runs are skipped, and a run that fails does not stop the others.
 
-    grid = Grid({"train_size": 64, "max_steps": 32}, {"lr": [1e-4, 3e-4]}, seeds=(0, 1, 2))
+    grid = Grid({"train_size": 64, "max_steps": 32}, {"learning_rate": [1e-4, 3e-4]}, seeds=(0, 1, 2))
     sweep = run_sweep(grid, "runs/lr")
-    sweep_frame("runs/lr", grid)                         # one row an evaluation, as pandas has it
+    sweep_frame("runs/lr", grid)                         # a pandas table, one row an evaluation
 
-Each run is an ordinary run directory in the sweep's folder, named by its settings.
+Each run is an ordinary run directory in the sweep's folder. With ``jobs`` above 1, worker processes (this module as a
+script) make them: each line of stdin is a job, each line of stdout its answer. A process makes many runs because
+loading PyTorch or vLLM can take longer than a run. With several GPUs each process has a card of its own, if it can.
 """
 
 from __future__ import annotations
@@ -17,27 +19,33 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from cs336_sft.errors import ConfigError
+from cs336_sft.errors import ConfigError, CourseError
+from cs336_sft.experiments.config import RunConfig
+from cs336_sft.experiments.doctor import usable_cores
 from cs336_sft.experiments.grid import Grid, SweepRun
-from cs336_sft.experiments.settings import RunSettings
+from cs336_sft.experiments.profiles import get_profile, with_model
+from cs336_sft.utils.validation import fields_from_dict
 
-_GRACE_SECONDS = 60.0  # what a process gets to write a checkpoint when the time is up
+if TYPE_CHECKING:
+    from cs336_sft.generation.vllm_backend.sampler import VLLMSampler
+
+_GRACE_SECONDS = 60.0  # for a process to write a checkpoint when the time is up
+Answer = dict[str, str]
 
 
 @dataclass(frozen=True)
 class RunStatus:
-    """What became of a run.
+    """The outcome of a run.
 
-    Attributes:
-        status: ``finished``, ``skipped`` (was done before), ``failed``, ``interrupted`` (goes on at the next call) or
-            ``left`` (the time was up before it began).
-        seconds: that it took; 0 for a run that was not started.
-        error: why it failed.
+    ``status`` is ``finished``, ``skipped`` (was done before), ``failed`` (see ``error``), ``interrupted`` (goes on at
+    the next call) or ``left`` (the time was up before it began).
     """
 
     name: str
@@ -55,15 +63,16 @@ class SweepResult:
 
     @property
     def complete(self) -> bool:
-        """Whether every run is done."""
+        """Return True if every run is done."""
         return all(status.status in ("finished", "skipped") for status in self.statuses)
 
     def with_status(self, *wanted: str) -> tuple[RunStatus, ...]:
-        """The runs of which one of these came true."""
+        """Return the runs with one of these statuses."""
         return tuple(status for status in self.statuses if status.status in wanted)
 
 
 Report = Callable[[RunStatus, int, int], None]
+Note = Callable[[RunStatus], None]
 
 
 def run_sweep(
@@ -78,20 +87,14 @@ def run_sweep(
 ) -> SweepResult:
     """Make the runs of a grid that are not done yet.
 
-    Ctrl-C stops after the current step; called again, everything goes on where it was.
+    After Ctrl-C the next call goes on from the last step.
 
     Args:
-        folder: for the run directories. Sweeps may share one: equal settings are the same run in each.
-        jobs: runs at the same time. With 1 they are made in this process, one after another; with more, in processes
-            of their own, which share the GPU where there is one.
-        threads: CPU threads of each process; None: the cores divided among them (this process keeps what it has).
-        time_budget: seconds after which no further run is begun and those that are under way are stopped; they go on
-            at the next call. Needs ``jobs`` of at least 2.
-        keep_weights: False removes checkpoints and models of runs as they finish.
-        report: called as ``report(status, done, total)`` whenever a run ends.
-
-    Raises:
-        ConfigError: ``jobs`` or ``time_budget`` out of range.
+        folder: run directories; sweeps may share it, since equal settings are the same run in each.
+        jobs: runs at the same time: 1 in this process, more in processes that share the GPUs.
+        threads: CPU threads of each worker process; None: the cores divided among them.
+        time_budget: seconds after which the sweep stops, to go on at the next call; needs at least 2 jobs.
+        keep_weights: False keeps no model and no checkpoint of finished runs.
     """
     from cs336_sft.experiments.run import drop_weights, is_complete
 
@@ -115,51 +118,107 @@ def run_sweep(
             if report:
                 report(status, len(statuses), len(runs))
 
-    waiting = []
+    waiting = [run for run in runs if not is_complete(folder / run.name, run.config)]
     for run in runs:
-        if is_complete(folder / run.name, run.settings):
+        if run not in waiting:
             note(RunStatus(run.name, "skipped"))
-        else:
-            waiting.append(run)
-    base_cache = folder / ".base"
     if jobs == 1:
-        _run_here(waiting, folder, base_cache, note)
+        _run_here(waiting, folder, note, keep_weights)
     elif waiting:
         count = min(jobs, len(waiting))
-        threads = threads or max(1, _cores() // count)
-        _run_in_processes(waiting, folder, base_cache, note, count, threads, time_budget)
+        threads = threads or max(1, usable_cores() // count)
+        cards = visible_cards()
+        workers = [
+            _Worker(number, folder, threads, keep_weights, cards[number % len(cards)] if cards else None)
+            for number in range(count)
+        ]
+        _run_in_processes(waiting, workers, note, time_budget)
     for run in waiting:
         if run.name not in statuses:
             note(RunStatus(run.name, "left"))
     return SweepResult(folder, tuple(statuses[run.name] for run in runs))
 
 
-def _run_here(runs: Sequence[SweepRun], folder: Path, base_cache: Path, note: Callable[[RunStatus], None]) -> None:
-    from cs336_sft.experiments.sweep_worker import make_run
+def visible_cards() -> list[str]:
+    """Return the GPUs of this process as ``CUDA_VISIBLE_DEVICES`` names them."""
+    import torch
 
-    for run in runs:
-        began = time.perf_counter()
-        answer = make_run(run.settings, folder / run.name, base_cache)
-        note(RunStatus(run.name, answer["status"], time.perf_counter() - began, answer.get("error", "")))
-        if answer["status"] == "interrupted":
-            return
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [card.strip() for card in named.split(",") if card.strip()]
+    return [str(number) for number in range(torch.cuda.device_count())]
+
+
+class RunMaker:
+    """Makes runs one after another, with one vLLM engine for all runs of a model."""
+
+    def __init__(self) -> None:
+        self._source: str | Path | None = None
+        self._sampler: VLLMSampler | None = None
+
+    def make(self, config: RunConfig, folder: Path, name: str, keep_weights: bool) -> Answer:
+        """Make one run of a sweep, and turn an error into an answer."""
+        from cs336_sft.experiments.run import free_memory, run_sft
+
+        try:
+            outcome = run_sft(
+                config,
+                folder / name,
+                base_cache=folder / ".base",
+                sampler=self._engine(config),
+                keep_weights=keep_weights,
+            )
+            return {"status": "interrupted" if outcome.result.interrupted else "finished"}
+        except CourseError as error:
+            self.close()  # the next run gets a new engine, in case this one died
+            return {"status": "failed", "error": str(error)}
+        except Exception as error:  # a run may fail in any library; the sweep reports it and goes on
+            self.close()
+            traceback.print_exc()
+            return {"status": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
+        finally:
+            free_memory()
+
+    def _engine(self, config: RunConfig) -> VLLMSampler | None:
+        if config.sampler != "vllm":
+            return None
+        from cs336_sft.generation.make_sampler import make_sampler
+        from cs336_sft.generation.vllm_backend.config import VLLMConfig
+        from cs336_sft.model.loading import load_tokenizer
+
+        source = with_model(get_profile(config.profile), config.model).model_source()
+        if self._sampler is None or source != self._source:
+            self.close()  # a process holds one engine at a time
+            vllm = VLLMConfig(gpu_memory_utilization=0.3)
+            self._sampler = make_sampler("vllm", None, load_tokenizer(source), source=source, vllm=vllm)
+            self._source = source
+        return self._sampler
+
+    def close(self) -> None:
+        """End the engine."""
+        if self._sampler is not None:
+            self._sampler.close()
+            self._sampler = None
+
+
+def _run_here(runs: Sequence[SweepRun], folder: Path, note: Note, keep_weights: bool) -> None:
+    with closing(RunMaker()) as maker:
+        for run in runs:
+            began = time.perf_counter()
+            answer = maker.make(run.config, folder, run.name, keep_weights)
+            note(RunStatus(run.name, seconds=time.perf_counter() - began, **answer))
+            if answer["status"] == "interrupted":
+                return
 
 
 def _run_in_processes(
-    runs: Sequence[SweepRun],
-    folder: Path,
-    base_cache: Path,
-    note: Callable[[RunStatus], None],
-    count: int,
-    threads: int,
-    time_budget: float | None,
+    runs: Sequence[SweepRun], workers: Sequence[_Worker], note: Note, time_budget: float | None
 ) -> None:
-    """One thread a process: it hands out the next run, and waits for the answer."""
+    """Start a thread for each worker, which hands out runs and waits for answers."""
     waiting: queue.SimpleQueue[SweepRun] = queue.SimpleQueue()
     for run in runs:
         waiting.put(run)
     stop = threading.Event()
-    workers = [_Worker(number, folder, threads) for number in range(count)]
 
     def work(worker: _Worker) -> None:
         while not stop.is_set():
@@ -168,10 +227,10 @@ def _run_in_processes(
             except queue.Empty:
                 break
             began = time.perf_counter()
-            answer = worker.make(run.settings, folder / run.name, base_cache)
-            if answer["status"] == "failed" and stop.is_set():  # it was told to go before it could say more
+            answer = worker.make(run)
+            if answer["status"] == "failed" and stop.is_set():  # it was stopped before it could answer
                 answer = {"status": "interrupted"}
-            note(RunStatus(run.name, answer["status"], time.perf_counter() - began, answer.get("error", "")))
+            note(RunStatus(run.name, seconds=time.perf_counter() - began, **answer))
         worker.close()
 
     handlers = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
@@ -184,7 +243,7 @@ def _run_in_processes(
                 break
             time.sleep(0.1)
     except KeyboardInterrupt:
-        pass  # the processes are told below
+        pass  # the processes are interrupted below
     stop.set()
     for worker in workers:
         worker.interrupt()
@@ -197,13 +256,14 @@ def _run_in_processes(
 class _Worker:
     """A process that makes runs; started with the first, and again after it died."""
 
-    def __init__(self, number: int, folder: Path, threads: int) -> None:
+    def __init__(self, number: int, folder: Path, threads: int, keep_weights: bool, card: str | None) -> None:
+        self.folder, self.threads, self.keep_weights, self.card = folder, threads, keep_weights, card
         self.log = folder / f".worker-{number}.log"
-        self.threads = threads
         self.process: subprocess.Popen[str] | None = None
 
-    def make(self, settings: RunSettings, run_dir: Path, base_cache: Path) -> dict[str, Any]:
-        job = {"settings": settings.to_flat(), "run_dir": str(run_dir), "base_cache": str(base_cache)}
+    def make(self, run: SweepRun) -> Answer:
+        job = {"config": run.config.to_dict(), "name": run.name}
+        job |= {"folder": str(self.folder), "keep_weights": self.keep_weights}
         if self.process is None or self.process.poll() is not None:
             self._start()
         process = self.process
@@ -222,6 +282,8 @@ class _Worker:
 
     def _start(self) -> None:
         environment = dict(os.environ, PYTHONUNBUFFERED="1")
+        if self.card is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.card
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             environment[name] = str(self.threads)
         # The package may be used from a checkout, without being installed.
@@ -229,7 +291,7 @@ class _Worker:
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "cs336_sft.experiments.sweep_worker"],
+                [sys.executable, "-m", "cs336_sft.experiments.sweep"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -240,16 +302,14 @@ class _Worker:
             )
 
     def close(self) -> None:
-        """No further run: the process ends by itself."""
-        if self.process is not None and self.process.stdin:
-            try:
+        """Let the process end by itself, without a further run."""
+        if self.process is not None:
+            with suppress(OSError):  # it has ended already
                 self.process.stdin.close()
-            except OSError:
-                pass  # it has ended already
             self.process.wait()
 
     def interrupt(self) -> None:
-        """Let it stop after the current step, with a checkpoint."""
+        """Stop the process after the current step, with a checkpoint."""
         if self.process is not None and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
 
@@ -258,7 +318,22 @@ class _Worker:
             self.process.kill()
 
 
-def _cores() -> int:
-    from cs336_sft.experiments.machine import usable_cores
+def _serve() -> None:
+    """Make the runs that lines of stdin name, and answer each with a line."""
+    # What libraries print must not get among the answers.
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    from cs336_sft.model.loading import quiet_libraries
 
-    return usable_cores()
+    quiet_libraries()
+    with closing(RunMaker()) as maker:
+        for line in sys.stdin:
+            job = json.loads(line)
+            config = fields_from_dict(RunConfig, job["config"])
+            answer = maker.make(config, Path(job["folder"]), job["name"], job["keep_weights"])
+            answers.write(json.dumps(answer) + "\n")
+            answers.flush()
+
+
+if __name__ == "__main__":
+    _serve()

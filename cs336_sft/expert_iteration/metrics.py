@@ -1,30 +1,43 @@
-"""What is logged of a round of expert iteration: of its rollouts, and of what was kept of them."""
+"""Compute the metrics of a round: of all its rollouts, of the samples that it trains on, and of its phases."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from statistics import fmean
+from typing import TYPE_CHECKING
+
+import torch
 
 from cs336_sft.data.calculator_annotations import check_annotations
 from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.evaluation.intervals import wilson_interval
 from cs336_sft.evaluation.metrics import compute_metrics, mean_token_entropy
-from cs336_sft.expert_iteration.selection import question_key
-from cs336_sft.records import Graded
-from cs336_sft.utils.files import Record
+from cs336_sft.evaluation.response_scores import engine_gap, score_responses
+from cs336_sft.records import Example, Generation, Graded
+from cs336_sft.tokenization import encode
+from cs336_sft.utils.files import JSONDict
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+# Rollouts that the policy scores in each round: for the engine's gap, and for entropies that the engine did not record.
+_SCORED, _SCORED_FOR_ENTROPY = 16, 256
+
+
+def question_key(item: Graded) -> str:
+    """Identify the question of a sample by its id, or by its text."""
+    return item.problem.id or item.problem.question
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the probability that of ``k`` samples at least one is correct, from ``n`` samples.
+    """Estimate the probability that of ``k`` samples at least one is correct.
 
-    ``1 - C(n - correct, k) / C(n, k)``: of all ways to pick ``k`` of the ``n`` samples, the share with a correct one
-    (Chen et al., "Evaluating Large Language Models Trained on Code", 2021, equation 1). The plain
-    ``1 - (1 - correct / n) ** k`` is too low.
-
-    Raises:
-        ConfigError: not ``0 <= correct <= n`` and ``1 <= k <= n``.
+    Unbiased, from ``n`` samples: ``1 - C(n - correct, k) / C(n, k)`` (Chen et al., "Evaluating Large Language Models
+    Trained on Code", 2021, equation 1). The plain ``1 - (1 - correct / n) ** k`` is too low.
 
     >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 2), pass_at_k(4, 1, 4)
     (0.25, 0.5, 1.0)
@@ -34,36 +47,21 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1.0 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def rollout_metrics(graded: Sequence[Graded]) -> Record:
-    """Flat metrics of a round's rollouts; rates are fractions 0..1, lengths are in tokens.
+def rollout_metrics(graded: Sequence[Graded]) -> JSONDict:
+    """Compute the flat metrics of a round's rollouts.
 
-    ``n``, ``n_questions``; ``pass_rate`` (mean reward) with its interval; ``lenient_rate``, ``format_rate``,
-    ``trunc_rate``; ``coverage``, the share of questions with at least one correct sample, with its interval;
-    ``pass_at_1``, ``_2``, ``_4``, ... up to the samples of a question; ``distinct`` and ``distinct_correct``, the mean
-    number of different texts of a question, of all and of the correct samples; ``entropy`` (nats a token, at
-    temperature 1); ``length``, ``length_correct``, ``length_wrong``. What does not exist is None.
-
-    Raises:
-        DataError: there are no rollouts.
-
-    >>> from cs336_sft.records import Generation, Problem
-    >>> problem = Problem("2 + 3?", "#### 5", "5", id="a")
-    >>> graded = [
-    ...     Graded(problem, Generation("", (1,) * (3 + i), f"#### {i}", "stop", sample=i), 1.0, i == 5, i == 5, i == 5)
-    ...     for i in (4, 5)
-    ... ]
-    >>> metrics = rollout_metrics(graded)
-    >>> [metrics[name] for name in ("pass_rate", "coverage", "pass_at_1", "pass_at_2", "distinct", "length_wrong")]
-    [0.5, 1.0, 0.5, 1.0, 2.0, 7.0]
+    Rates are fractions 0..1, lengths are in tokens, ``entropy`` is in nats per token; what does not exist is None.
+    ``coverage`` is the fraction of questions with a correct sample; ``distinct`` and ``distinct_correct`` are mean
+    numbers of different texts per question, of all and of the correct samples.
     """
     if not graded:
         raise DataError("there are no rollouts", "sample at least one question")
     groups: dict[str, list[Graded]] = {}
     for item in graded:
         groups.setdefault(question_key(item), []).append(item)
-    samples = min(map(len, groups.values()))
     right = [(len(group), sum(item.reward > 0 for item in group)) for group in groups.values()]
-    covered = wilson_interval(sum(correct > 0 for _, correct in right), len(right))
+    ks = [2**power for power in range(min(map(len, groups.values())).bit_length())]  # 1, 2, 4, ... up to the samples
+    coverage = wilson_interval(sum(correct > 0 for _, correct in right), len(right))
     metrics = compute_metrics(graded)
     return {
         "n": len(graded),
@@ -74,10 +72,10 @@ def rollout_metrics(graded: Sequence[Graded]) -> Record:
         "lenient_rate": metrics.accuracy_lenient,
         "format_rate": metrics.format_accuracy,
         "trunc_rate": metrics.trunc_rate,
-        "coverage": covered.value,
-        "coverage_low": covered.low,
-        "coverage_high": covered.high,
-        **{f"pass_at_{k}": fmean(pass_at_k(n, correct, k) for n, correct in right) for k in _powers_of_two(samples)},
+        "coverage": coverage.value,
+        "coverage_low": coverage.low,
+        "coverage_high": coverage.high,
+        **{f"pass_at_{k}": fmean(pass_at_k(n, correct, k) for n, correct in right) for k in ks},
         "distinct": fmean(_distinct(group) for group in groups.values()),
         "distinct_correct": fmean(_distinct([i for i in group if i.reward > 0]) for group in groups.values()),
         "entropy": metrics.entropy,
@@ -87,16 +85,11 @@ def rollout_metrics(graded: Sequence[Graded]) -> Record:
     }
 
 
-def kept_metrics(kept: Sequence[Graded]) -> Record:
-    """Flat metrics of what a round trains on (the ``reward`` in it is the honest one, whoever judged).
+def kept_metrics(kept: Sequence[Graded]) -> JSONDict:
+    """Compute the flat metrics of the samples that a round trains on.
 
-    ``n``, ``n_questions``; ``most_of_one_question``; ``wrong``, the share whose strict reward is 0 (let in by another
-    judge, by a grader's error, or by a control without a filter); ``flawed``, the share of those with a right answer
-    that hold a calculation ``<<...>>`` which is wrong or unreadable; ``no_steps``, the share without any calculation;
-    ``length``, ``entropy``. What does not exist is None.
-
-    >>> kept_metrics([])["n"]
-    0
+    ``wrong`` is the fraction with strict reward 0, ``flawed`` the fraction of right answers with a wrong or unreadable
+    calculation ``<<...>>``, ``no_steps`` the fraction without any calculation. What does not exist is None.
     """
     counts = Counter(map(question_key, kept))
     right = [item for item in kept if item.reward > 0 or item.lenient > 0]
@@ -104,33 +97,54 @@ def kept_metrics(kept: Sequence[Graded]) -> Record:
         "n": len(kept),
         "n_questions": len(counts),
         "most_of_one_question": max(counts.values(), default=0),
-        "wrong": _share([item.reward <= 0 for item in kept]),
-        "flawed": _share([has_flawed_step(item.generation.text) for item in right]),
-        "no_steps": _share([not check_annotations(item.generation.text) for item in kept]),
+        "wrong": _fraction([item.reward <= 0 for item in kept]),
+        "flawed": _fraction([has_flawed_step(item.generation.text) for item in right]),
+        "no_steps": _fraction([not check_annotations(item.generation.text) for item in kept]),
         "length": fmean(len(item.generation.token_ids) for item in kept) if kept else None,
         "entropy": mean_token_entropy(kept) if kept else None,
     }
 
 
 def has_flawed_step(text: str) -> bool:
-    """Whether a calculation ``<<48/2=24>>`` of the text is wrong or can't be read.
-
-    A right answer after a wrong step was reached by luck, or by two mistakes that cancel out. A text without
-    calculations has none that is flawed.
+    """Return whether a calculation ``<<48/2=24>>`` of the text is wrong or unreadable.
 
     >>> has_flawed_step("<<2*3=6>>6 <<6+1=7>>7\\n#### 7"), has_flawed_step("<<2*3=5>>5 <<5+2=7>>7\\n#### 7")
     (False, True)
     """
-    return any(check.verdict != "right" for check in check_annotations(text))
+    return any(check.status != "right" for check in check_annotations(text))
 
 
-def _powers_of_two(limit: int) -> list[int]:
-    return [2**exponent for exponent in range(limit.bit_length()) if 2**exponent <= limit]
+def score_rollouts(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rollouts: Sequence[Sequence[Generation]]
+) -> JSONDict:
+    """Compute ``engine_gap``, and ``rollout_entropy`` if the engine lacks it."""
+    flat = [sample for samples in rollouts for sample in samples if sample.token_ids]
+    missing = any(sample.entropies is None for sample in flat)
+    chosen = flat[:: max(1, len(flat) // (_SCORED_FOR_ENTROPY if missing else _SCORED))]
+    prompts = encode([sample.prompt for sample in chosen], tokenizer, add_bos=True)
+    examples = [Example(tuple(p), s.token_ids) for p, s in zip(prompts, chosen, strict=True)]
+    scores = score_responses(model, examples)
+    record = {"engine_gap": engine_gap(scores, chosen)}
+    entropies = [entropy for score in scores for entropy in score.entropies]
+    return record | ({"rollout_entropy": fmean(entropies)} if missing and entropies else {})
+
+
+@contextmanager
+def timed(record: JSONDict, phase: str) -> Iterator[None]:
+    """Add the seconds of a phase, and on a GPU its peak memory, to the record."""
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+    began = time.perf_counter()
+    yield
+    record[f"{phase}_seconds"] = time.perf_counter() - began
+    if cuda:
+        record[f"{phase}_peak_gib"] = torch.cuda.max_memory_allocated() / 2**30
 
 
 def _distinct(group: Sequence[Graded]) -> int:
     return len({item.generation.text.strip() for item in group})
 
 
-def _share(outcomes: Sequence[bool]) -> float | None:
+def _fraction(outcomes: Sequence[bool]) -> float | None:
     return fmean(outcomes) if outcomes else None

@@ -1,6 +1,6 @@
-"""Which samples a round of expert iteration trains on, and the controls that it is measured against.
+"""Choose the questions of a round, and the samples that it trains on.
 
-Graded rollouts -> ``judged`` (whose verdict counts) -> a selection -> training examples made of the sampled ids.
+Graded rollouts -> rewards used for selection -> kept samples -> training examples made of the sampled ids.
 """
 
 from __future__ import annotations
@@ -9,57 +9,118 @@ import hashlib
 import random
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cs336_sft.errors import ConfigError
-from cs336_sft.generation.response_text import decode_response
-from cs336_sft.grading import cut_position, find_span
-from cs336_sft.records import Example, Graded
-from cs336_sft.tokenization import encode
+from cs336_sft.evaluation.evaluate import RewardFn
+from cs336_sft.expert_iteration.config import ExpertIterationConfig
+from cs336_sft.expert_iteration.metrics import kept_metrics, question_key, rollout_metrics
+from cs336_sft.prompts import PromptTemplate
+from cs336_sft.records import Example, Graded, Problem
+from cs336_sft.tokenization import encode, make_examples
+from cs336_sft.training.schedules import total_steps
+from cs336_sft.utils.files import JSONDict
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# What closes a style's answer, after the span that ``find_span`` gives.
-_CLOSING = {"gsm8k": "", "r1_zero": "</answer>", "question_only": "}"}
+
+@dataclass(frozen=True)
+class Selection:
+    """The training data of one round.
+
+    Attributes:
+        rows: one per example (``selected.jsonl``): origin, text, rewards, ``prompt_ids`` and ``response_ids``.
+        steps: optimizer steps of the round; 0: no training.
+        would_keep: number of samples that the filter of correct samples kept, whatever is trained on.
+        kept: metrics of the kept samples; empty for human answers.
+    """
+
+    rows: list[JSONDict]
+    steps: int
+    would_keep: int
+    kept: JSONDict
+
+    def examples(self) -> list[Example]:
+        """Return the rows as training examples."""
+        return [Example(tuple(row["prompt_ids"]), tuple(row["response_ids"])) for row in self.rows]
+
+
+def questions_of_round(problems: Sequence[Problem], config: ExpertIterationConfig, number: int) -> list[Problem]:
+    """Draw the questions of a round from the pool.
+
+    A round that uses the whole pool keeps its order.
+    """
+    if config.questions_per_round == len(problems):
+        return list(problems)
+    rng = random.Random(f"questions of round {number}, seed {config.seed}")
+    return rng.sample(problems, config.questions_per_round)
+
+
+def selection_rewards(
+    config: ExpertIterationConfig, graded: Sequence[Graded], grader: RewardFn | None = None
+) -> list[float]:
+    """Return the reward of each sample that decides whether it is kept.
+
+    It is 0 for samples that the limit cut off. ``grader`` replaces ``config.selection_grader``.
+    """
+    if grader is not None:
+        rewards = [float(grader(item.generation.text, item.problem.final)["reward"]) for item in graded]
+    else:
+        rewards = [item.lenient if config.selection_grader == "lenient" else item.reward for item in graded]
+    if config.grader_error:
+        rewards = flip_rewards(graded, rewards, config.grader_error, config.seed)
+    cut_off = [item.generation.finish_reason == "length" for item in graded]
+    return [0.0 if cut else reward for cut, reward in zip(cut_off, rewards, strict=True)]
+
+
+def flip_rewards(graded: Sequence[Graded], rewards: Sequence[float], error: float, seed: int) -> list[float]:
+    """Flip each reward with probability ``error``: the control with a bad grader.
+
+    Which ones are flipped depends on seed, question and sample number alone.
+    """
+
+    def uniform(item: Graded) -> float:
+        name = f"{seed}/{question_key(item)}/{item.generation.sample}"
+        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64
+
+    pairs = zip(graded, rewards, strict=True)
+    return [float(reward <= 0) if uniform(item) < error else reward for item, reward in pairs]
 
 
 def select_samples(
-    graded: Sequence[Graded], per_question_cap: int | None = None, *, drop_duplicates: bool = True
-) -> list[Graded]:
-    """The correct samples (``reward`` above 0), in the order given.
-
-    Of the samples of one question whose text is the same, blanks at both ends aside, the first stays; the same text
-    under another question is another sample. Of what is left of a question at most ``per_question_cap``, the first
-    ones. Nothing correct gives an empty list: that round trains on nothing.
-
-    >>> from cs336_sft.records import Generation, Problem
-    >>> problem = Problem("2 + 3?", "#### 5", "5", id="a")
-    >>> texts = ["#### 5", "#### 6", " #### 5", "3+2 = 5\\n#### 5"]
-    >>> graded = [
-    ...     Graded(problem, Generation("2 + 3?", (i,), text, "stop", sample=i), 1.0, float("5" in text), float("5" in text), 1.0)
-    ...     for i, text in enumerate(texts)
-    ... ]
-    >>> [item.generation.sample for item in select_samples(graded)]
-    [0, 3]
-    >>> [item.generation.sample for item in select_samples(graded, per_question_cap=1)]
-    [0]
-    """  # noqa: E501
-    correct = [item for item in graded if item.reward > 0]
-    return _capped(_distinct(correct) if drop_duplicates else correct, per_question_cap)
-
-
-def random_samples(
     graded: Sequence[Graded],
-    n: int,
-    seed: int,
+    max_per_question: int | None = None,
     *,
+    rewards: Sequence[float] | None = None,
     drop_duplicates: bool = True,
 ) -> list[Graded]:
-    """The control without a filter: ``n`` samples drawn from all of them, right or wrong, in the order given.
+    """Keep the correct samples (reward above 0), in the order given.
 
-    Fewer than ``n`` where there are not so many.
+    Of equal texts of one question (blanks at both ends aside) the first stays; then at most ``max_per_question`` of a
+    question, the first ones. ``rewards`` replaces each sample's own.
+
+    >>> from cs336_sft.records import Generation
+    >>> problem = Problem("2 + 3?", "#### 5", "5", id="a")
+    >>> samples = [Generation("2 + 3?", (1,), text, "stop", sample=i) for i, text in enumerate(("5", "6", " 5", "3+2=5"))]
+    >>> graded = [Graded(problem, sample, 1.0, 1.0, float("5" in sample.text), 1.0) for sample in samples]
+    >>> [item.generation.sample for item in select_samples(graded)]
+    [0, 3]
+    """  # noqa: E501
+    rewards = [item.reward for item in graded] if rewards is None else rewards
+    correct = [item for item, reward in zip(graded, rewards, strict=True) if reward > 0]
+    taken: Counter[str] = Counter()
+    kept = []
+    for item in _distinct(correct) if drop_duplicates else correct:
+        if max_per_question is None or taken[question_key(item)] < max_per_question:
+            taken[question_key(item)] += 1
+            kept.append(item)
+    return kept
+
+
+def random_samples(graded: Sequence[Graded], n: int, seed: int, *, drop_duplicates: bool = True) -> list[Graded]:
+    """Draw ``n`` samples (or all, of fewer), right or wrong, in their order.
 
     >>> random_samples([], 3, seed=0)
     []
@@ -69,103 +130,84 @@ def random_samples(
     return [pool[index] for index in sorted(chosen)]
 
 
-def question_key(item: Graded) -> str:
-    """What the samples of one question have in common: the problem's id, or its text where it has no id."""
-    return item.problem.id or item.problem.question
+def select_for_training(
+    config: ExpertIterationConfig,
+    number: int,
+    questions: Sequence[Problem],
+    graded: Sequence[Graded],
+    rewards: Sequence[float],
+    template: PromptTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+) -> Selection:
+    """Select a round's training examples as ``config.select`` says."""
+    correct = select_samples(graded, config.max_per_question, rewards=rewards, drop_duplicates=config.drop_duplicates)
+    target = len(correct) if config.samples_per_round is None else config.samples_per_round[number - 1]
+    steps = total_steps(target, config.batch_size, config.epochs)
+    if config.select == "human":
+        examples = make_examples(questions, template, tokenizer, append_eos=config.append_eos)
+        origins = [{"source": "human", "id": p.id, "sample": None, "text": p.answer} for p in questions]
+        return Selection(_rows(number, origins, examples), steps, len(correct), {})
+    finished = [item for item in graded if item.generation.finish_reason == "stop"]
+    pool = {"correct": correct, "random": graded, "finished": finished}[config.select]
+    kept = random_samples(pool, target, config.round_seed(number), drop_duplicates=config.drop_duplicates)
+    options = {"append_eos": config.append_eos, "add_format": config.add_format and config.select == "correct"}
+    examples = [training_example(item, tokenizer, **options) for item in kept]
+    origins = [
+        {
+            "source": "rollout",
+            "id": item.problem.id,
+            "sample": item.generation.sample,
+            "text": item.generation.text,
+            "reward": item.reward,
+            "lenient": item.lenient,
+            "finish_reason": item.generation.finish_reason,
+        }
+        for item in kept
+    ]
+    return Selection(_rows(number, origins, examples), steps if kept else 0, len(correct), kept_metrics(kept))
 
 
-def lenient_verdicts(graded: Sequence[Graded]) -> list[Graded]:
-    """The same samples, each with its lenient verdict as its reward: the judge for a model that lacks the format.
-
-    >>> lenient_verdicts([])
-    []
-    """
-    return [replace(item, reward=item.lenient) for item in graded]
-
-
-def flip_verdicts(graded: Sequence[Graded], error: float, seed: int) -> list[Graded]:
-    """The control with a bad grader: each verdict is turned around with probability ``error``.
-
-    Which ones depends on seed, question and sample alone: it is the same in a run that was resumed.
-
-    >>> from cs336_sft.records import Generation, Problem
-    >>> item = Graded(Problem("2 + 3?", "#### 5", "5"), Generation("", (1,), "#### 5", "stop"), 1.0, 1.0, 1.0, 1.0)
-    >>> [flip_verdicts([item], error, seed=0)[0].reward for error in (0.0, 1.0)]
-    [1.0, 0.0]
-    """
-
-    def flipped(item: Graded) -> bool:
-        name = f"{seed}/{question_key(item)}/{item.generation.sample}"
-        digest = hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return int.from_bytes(digest, "big") / 2**64 < error
-
-    return [replace(item, reward=float(item.reward <= 0)) if flipped(item) else item for item in graded]
+def round_metrics(graded: Sequence[Graded], selection: Selection) -> JSONDict:
+    """Compute the metrics of a round's rollouts and of what was kept of them."""
+    rollouts = {f"rollout_{name}": value for name, value in rollout_metrics(graded).items()}
+    counts = {"would_keep": selection.would_keep, "kept_n": len(selection.rows)}
+    return rollouts | counts | {f"kept_{name}": value for name, value in selection.kept.items()}
 
 
 def training_example(
-    item: Graded,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    append_eos: bool = True,
-    add_format: bool = False,
-    trim: str | None = None,
+    item: Graded, tokenizer: PreTrainedTokenizerBase, *, append_eos: bool = True, add_format: bool = False
 ) -> Example:
-    """A sample as a training sequence, made of the ids that were sampled.
+    """Turn a sample into a training example made of the ids that were sampled.
 
-    The text is never tokenized again: a model often writes a text in other tokens than the tokenizer would, and those
-    would be trained on that it did not choose.
+    The text is not tokenized again: the model would be trained on tokens that it did not choose. ``append_eos`` adds
+    end-of-text to a sample that ended at a stop string (never to one that the limit cut off); ``add_format`` puts the
+    line ``#### N`` with the reference's number before it.
 
-    Args:
-        append_eos: end-of-text after a sample that ended at a stop string or was trimmed. One that the limit cut off
-            has no end and gets none.
-        add_format: put the line ``#### N`` with the reference's number after the sample (the only new ids).
-        trim: a grading style: a sample that the limit cut off ends where its answer ends.
-
-    >>> from cs336_sft.records import Generation, Problem
     >>> class Letters:
     ...     eos_token_id = 0
     ...     def __call__(self, texts, **kwargs):
     ...         texts = [texts] if isinstance(texts, str) else texts
     ...         return {"input_ids": [[ord(c) for c in text] for text in texts]}
-    >>> ended = Generation("Q", (53, 0), "5", "stop")
-    >>> item = Graded(Problem("Q", "#### 5", "5"), ended, 0.0, 0.0, 0.0, 1.0)
-    >>> training_example(item, Letters()).response_ids
-    (53, 0)
+    >>> from cs336_sft.records import Generation
+    >>> item = Graded(Problem("Q", "#### 5", "5"), Generation("Q", (53, 0), "5", "stop"), 0.0, 0.0, 0.0, 1.0)
     >>> training_example(item, Letters(), add_format=True).response_ids  # 5, line break, #### 5, end-of-text
     (53, 10, 35, 35, 35, 35, 32, 53, 0)
     """
     generation, eos = item.generation, tokenizer.eos_token_id
-    ids, ended = generation.token_ids, generation.finish_reason == "stop"
-    if not ended and trim is not None:
-        ids, ended = ids[: answer_length(item, tokenizer, trim)], True
+    ids = generation.token_ids
     if add_format:
         ids = ids[:-1] if ids and ids[-1] == eos else ids
         ids = (*ids, *encode([f"\n#### {item.problem.final}"], tokenizer)[0])
-    if ended and append_eos and (not ids or ids[-1] != eos):
+    if append_eos and generation.finish_reason == "stop" and (not ids or ids[-1] != eos):
         ids = (*ids, eos)
-    return Example(tuple(encode([generation.prompt], tokenizer)[0]), tuple(ids))
+    return Example(tuple(encode([generation.prompt], tokenizer, add_bos=True)[0]), tuple(ids))
 
 
-def answer_length(item: Graded, tokenizer: PreTrainedTokenizerBase, style: str) -> int:
-    """How many of a sample's ids reach to the end of its answer (``####`` line, tag or box).
-
-    Raises:
-        ConfigError: the sample has no answer in this style.
-    """
-    text = item.generation.text
-    span = find_span(text[: cut_position(text)], style)
-    if span is None:
-        raise ConfigError(f"a sample of {question_key(item)!r} has no {style} answer", "trim correct samples only")
-    closing = _CLOSING[style]
-    end = text.index(closing, span.end) + len(closing) if closing else len(text[: span.end].rstrip())
-    low, high = 1, len(item.generation.token_ids)
-    while low < high:  # the decoded length grows with the number of ids
-        middle = (low + high) // 2
-        if len(decode_response(tokenizer, item.generation.token_ids[:middle])) >= end:
-            high = middle
-        else:
-            low = middle + 1
-    return low
+def _rows(number: int, origins: Sequence[JSONDict], examples: Sequence[Example]) -> list[JSONDict]:
+    return [
+        {"round": number, **origin, "prompt_ids": list(example.prompt_ids), "response_ids": list(example.response_ids)}
+        for origin, example in zip(origins, examples, strict=True)
+    ]
 
 
 def _distinct(graded: Sequence[Graded]) -> list[Graded]:
@@ -173,15 +215,3 @@ def _distinct(graded: Sequence[Graded]) -> list[Graded]:
     for item in graded:
         first.setdefault((question_key(item), item.generation.text.strip()), item)
     return list(first.values())
-
-
-def _capped(graded: Sequence[Graded], cap: int | None) -> list[Graded]:
-    if cap is None:
-        return list(graded)
-    taken: Counter[str] = Counter()
-    kept = []
-    for item in graded:
-        if taken[question_key(item)] < cap:
-            taken[question_key(item)] += 1
-            kept.append(item)
-    return kept

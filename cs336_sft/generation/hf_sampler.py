@@ -1,38 +1,51 @@
 """The sampler that runs everywhere: ``generate`` of transformers, made independent of batch order and batch size.
 
-    sampler = HFSampler(model, tokenizer)
-    generations = sampler.generate(prompts, SamplingConfig(max_new_tokens=160, temperature=1.0, n=4, seed=0))
-
 Sampling is greedy search over ``logits / T + noise``, with noise keyed by seed, prompt, sample and position
-(`keyed_noise`): a sample does not change with the prompts beside it. In float32 this is exact up to logits that lie
-within rounding error of each other; in bfloat16 rounding errors are larger and such near-ties come up.
+(`seeded_noise`): a sample does not change with its batch, up to logits within rounding error of each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TopPLogitsWarper,
+)
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.generation.hf_hooks import ChooseToken, StopStrings, evaluating
-from cs336_sft.generation.prompt_checks import check_context, check_end_of_text, encode_prompts
-from cs336_sft.generation.response_text import StopMatch, decode_response, find_completed_stop
+from cs336_sft.generation.response_text import (
+    check_context,
+    decode_response,
+    encode_prompts,
+    end_of_text_ids,
+    find_completed_stop,
+    response_text,
+)
 from cs336_sft.generation.sampler import SamplingConfig
-from cs336_sft.generation.seeded_noise import row_key
+from cs336_sft.generation.seeded_noise import gumbel, row_key
+from cs336_sft.logprobs import compute_entropy
+from cs336_sft.model.eval_mode import evaluation_mode
+from cs336_sft.model.shape import model_limits
 from cs336_sft.records import Generation
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+_log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class _Row:
-    """One sample of one prompt; a batch is a list of rows."""
+
+class _Row(NamedTuple):
+    """One sample of one prompt."""
 
     prompt_index: int
     sample: int
@@ -40,21 +53,12 @@ class _Row:
 
 
 class HFSampler:
-    """Continues prompts with a Hugging Face causal language model, on whatever device it lies.
+    """Continues prompts with a Hugging Face causal language model, on the device where the model is.
 
-    Prompts are tokenized without special tokens, as in training, and padded on the left. Generation ends at the
-    tokenizer's end-of-text token, the one that fine-tuning appends; other ids that the model's own configuration may
-    list as end-of-text are ordinary tokens here.
-
-    Args:
-        model: the model; used in place, so training it further needs no `update_weights`.
-        tokenizer: its tokenizer. Its padding settings are neither used nor changed.
-        batch_size: rows (prompts times samples) generated together. Default: 32 on a CPU, where larger batches of
-            a small model run slower (the key-value cache outgrows the processor's), 64 elsewhere.
-        progress: show a progress bar over rows.
-
-    Raises:
-        ConfigError: the tokenizer has no end-of-text token, or the model's configuration names another one.
+    Generation ends at the tokenizer's end-of-text token, and at those that the model's (generation) configuration
+    lists. The model is used in place: training it further needs no `update_weights`. ``batch_size`` counts rows
+    (prompts times samples) generated together; by default 32 on a CPU, 64 elsewhere.
+    Raises ConfigError: the tokenizer has no end-of-text token, or the model's configuration names only other ones.
     """
 
     def __init__(
@@ -70,51 +74,53 @@ class HFSampler:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.progress = progress
+        self._warned = False
         self.update_weights(model)
 
     def update_weights(self, model: PreTrainedModel) -> None:
         """Use this model from now on. The model itself is kept, not a copy."""
-        check_end_of_text(self.tokenizer, getattr(model.config, "eos_token_id", None))
+        self.eos_ids = end_of_text_ids(self.tokenizer, model.config, getattr(model, "generation_config", None))
         self.model = model
-
-    def close(self) -> None:
-        """Nothing to end here; samplers with an engine of their own end it."""
 
     def __enter__(self) -> HFSampler:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.close()
+        """Do nothing: samplers with an engine of their own end it here."""
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
-        """``sampling.n`` continuations of each prompt, in the order of the prompts.
+        """Generate ``sampling.num_samples`` continuations of each prompt, in order.
 
-        The same prompt twice in the list gives the same samples twice; ask for ``n=2`` to get different ones. The
-        samples of ``n=2`` are the first two of ``n=4``.
+        The same prompt twice in the list gives the same samples twice.
 
         Raises:
-            DataError: an empty prompt.
-            ContextLengthError: the longest prompt and the limit together exceed the model's context; nothing ran.
+            DataError: a prompt is empty.
+            ContextLengthError: the longest prompt and max_new_tokens exceed the model's context; nothing ran.
         """
         encoded = encode_prompts(self.tokenizer, prompts)
         if not encoded:
             return []
-        check_context(encoded, sampling.max_new_tokens, getattr(self.model.config, "max_position_embeddings", None))
-        rows = [_Row(i, sample, ids) for i, ids in enumerate(encoded) for sample in range(sampling.n)]
+        check_context(encoded, sampling.max_new_tokens, model_limits(self.model.config).context)
+        if self.model.device.type == "cpu" and torch.cuda.is_available() and not self._warned:
+            self._warned = True
+            _log.warning("The model generates on the CPU, although there is a GPU: model.to('cuda') moves it there.")
+        rows = [_Row(i, sample, ids) for i, ids in enumerate(encoded) for sample in range(sampling.num_samples)]
         rows.sort(key=lambda row: -len(row.prompt_ids))  # little padding; too large a batch fails at once, not late
 
-        results: list[list[Generation | None]] = [[None] * sampling.n for _ in prompts]
+        results: list[list[Generation | None]] = [[None] * sampling.num_samples for _ in prompts]
+        batch_size = self.batch_size or (32 if self.model.device.type == "cpu" else 64)
         config = GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             do_sample=False,
-            eos_token_id=self.tokenizer.eos_token_id,
-            pad_token_id=self.tokenizer.eos_token_id,  # the mask below marks padding, the id does not matter
+            eos_token_id=list(self.eos_ids),
+            pad_token_id=self.eos_ids[0],  # the attention mask marks padding, the id does not matter
         )
         with (
-            evaluating(self.model, config),
+            _only_settings_of(config, self.model),
+            evaluation_mode(self.model),
+            torch.inference_mode(),
             tqdm(total=len(rows), unit="row", disable=None if self.progress else True) as bar,
         ):
-            batch_size = self.batch_size or (32 if self.model.device.type == "cpu" else 64)
             for start in range(0, len(rows), batch_size):
                 batch = rows[start : start + batch_size]
                 for row, generation in zip(batch, self._generate_batch(batch, prompts, config, sampling), strict=True):
@@ -125,58 +131,130 @@ class HFSampler:
     def _generate_batch(
         self, batch: list[_Row], prompts: Sequence[str], config: GenerationConfig, sampling: SamplingConfig
     ) -> list[Generation]:
-        device = self.model.device
-        eos_id = self.tokenizer.eos_token_id
-        width = max(len(row.prompt_ids) for row in batch)
+        device, width = self.model.device, max(len(row.prompt_ids) for row in batch)
         # Left padding: [B, width]. The mask comes from the lengths, because padding and end-of-text share an id.
         padding = [width - len(row.prompt_ids) for row in batch]
-        ids = [[eos_id] * pad + list(row.prompt_ids) for pad, row in zip(padding, batch, strict=True)]
+        ids = [[self.eos_ids[0]] * pad + list(row.prompt_ids) for pad, row in zip(padding, batch, strict=True)]
         mask = [[0] * pad + [1] * (width - pad) for pad in padding]
         keys = [row_key(sampling.seed, row.prompt_ids, row.sample) for row in batch]
 
-        choose = ChooseToken(torch.tensor(keys, device=device), eos_id, sampling)
-        stop_strings = StopStrings(self.tokenizer, width, eos_id, sampling) if sampling.stop else None
+        choose = _ChooseToken(torch.tensor(keys, device=device), self.eos_ids, sampling)
+        stop_strings = _StopStrings(self.tokenizer, width, self.eos_ids, sampling)
         output = self.model.generate(
             input_ids=torch.tensor(ids, device=device),
             attention_mask=torch.tensor(mask, device=device),
             generation_config=config,
             logits_processor=LogitsProcessorList([choose]),
-            stopping_criteria=StoppingCriteriaList([stop_strings] if stop_strings else []),
+            stopping_criteria=StoppingCriteriaList([stop_strings] if sampling.stop else []),
         )
         new_ids = output[:, width:].tolist()
         steps = len(new_ids[0])
-        logprobs = torch.stack(choose.logprobs[:steps], 1).tolist() if sampling.record_entropy else None
-        entropies = torch.stack(choose.entropies[:steps], 1).tolist() if sampling.record_entropy else None
+        logprobs = entropies = [None] * len(batch)
+        if sampling.record_entropy:
+            logprobs = torch.stack(choose.logprobs[:steps], 1).tolist()  # B lists of `steps` numbers
+            entropies = torch.stack(choose.entropies[:steps], 1).tolist()
 
         generations = []
         for i, row in enumerate(batch):
-            stopped_at = stop_strings.ended.get(i) if stop_strings else None
-            length, finished = _response_length(new_ids[i], eos_id, stopped_at)
-            kept = new_ids[i][:length]
-            text = decode_response(self.tokenizer, kept)
-            match: StopMatch | None = None
-            if stopped_at is not None:
-                match = find_completed_stop(self.tokenizer, kept, sampling.stop)
-                text = match.cut(text, sampling.include_stop_str_in_output) if match else text
+            to_end_of_text = next((n for n, token in enumerate(new_ids[i], 1) if token in self.eos_ids), None)
+            length = stop_strings.ended.get(i) or to_end_of_text
+            kept = new_ids[i][:length]  # what follows is padding; all of it where the row did not end by itself
+            text, stop_reason = decode_response(self.tokenizer, kept), None
+            if length is not None:
+                text, stop_reason = response_text(self.tokenizer, kept, self.eos_ids, sampling.stop)
             generations.append(
                 Generation(
                     prompt=prompts[row.prompt_index],
                     token_ids=tuple(kept),
                     text=text,
-                    finish_reason="stop" if finished else "length",
-                    stop_reason=match.stop if match else None,
+                    finish_reason="length" if length is None else "stop",
+                    stop_reason=stop_reason,
                     sample=row.sample,
-                    logprobs=tuple(logprobs[i][:length]) if logprobs is not None else None,
-                    entropies=tuple(entropies[i][:length]) if entropies is not None else None,
+                    logprobs=logprobs[i] and tuple(logprobs[i][:length]),
+                    entropies=entropies[i] and tuple(entropies[i][:length]),
                 )
             )
         return generations
 
 
-def _response_length(new_ids: list[int], eos_id: int, stopped_at: int | None) -> tuple[int, bool]:
-    """How many of a row's ids are its response, and whether it ended by itself. What follows is padding."""
-    if stopped_at is not None:
-        return stopped_at, True
-    if eos_id in new_ids:
-        return new_ids.index(eos_id) + 1, True
-    return len(new_ids), False
+class _ChooseToken(LogitsProcessor):
+    """Turns raw scores ``[B, V]`` into scores whose argmax is the chosen token, and records the chosen ones.
+
+    The recorded numbers are of the model itself: temperature 1, before top-p and before end-of-text is forbidden.
+    """
+
+    def __init__(self, keys: torch.Tensor, eos_ids: Sequence[int], sampling: SamplingConfig) -> None:
+        self.keys = keys  # int64 [B]
+        self.eos_ids = list(eos_ids)
+        self.sampling = sampling
+        self.top_p = TopPLogitsWarper(sampling.top_p) if sampling.top_p < 1 and sampling.temperature > 0 else None
+        self.position = 0
+        self.logprobs: list[torch.Tensor] = []  # one [B] a step
+        self.entropies: list[torch.Tensor] = []
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        raw = scores
+        if self.position < self.sampling.min_new_tokens:
+            scores = scores.clone()
+            scores[:, self.eos_ids] = -torch.inf
+        if self.sampling.temperature > 0:
+            scores = scores / self.sampling.temperature
+            if self.top_p is not None:
+                scores = self.top_p(input_ids, scores)
+            scores = scores + gumbel(self.keys, self.position, scores.shape[-1])
+        if self.sampling.record_entropy:
+            chosen = scores.argmax(-1, keepdim=True)
+            self.logprobs.append(raw.log_softmax(-1).gather(-1, chosen).squeeze(-1))
+            self.entropies.append(compute_entropy(raw))
+        self.position += 1
+        return scores
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends a row at the token that completes a stop string; remembers how many tokens that took.
+
+    StopStringCriteria of transformers counts strings that were complete before ``min_new_tokens``.
+    """
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, prompt_length: int, eos_ids: Sequence[int], sampling: SamplingConfig
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.prompt_length = prompt_length
+        self.eos_ids = eos_ids
+        self.sampling = sampling
+        # Only the tail needs decoding: a token holds at least one byte, and a character at most four.
+        self.window = max((len(s.encode()) for s in sampling.stop), default=0) + 8
+        self.ended: dict[int, int | None] = {}  # row -> generated tokens at the stop string, None: end-of-text
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs: object) -> torch.Tensor:
+        length = input_ids.shape[1] - self.prompt_length
+        tails = input_ids[:, -min(self.window, length) :].tolist()
+        for row, tail in enumerate(tails):
+            if row in self.ended:
+                continue
+            if tail[-1] in self.eos_ids:
+                self.ended[row] = None
+            elif length > self.sampling.min_new_tokens and find_completed_stop(
+                self.tokenizer, tail, self.sampling.stop
+            ):
+                self.ended[row] = length
+        done = [self.ended.get(row) is not None for row in range(len(tails))]
+        return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
+
+
+@contextmanager
+def _only_settings_of(config: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
+    """Hide the model's own generation settings, and restore them afterwards.
+
+    ``generate`` fills every field that we leave open from them. A wrapped model (PEFT) holds them twice.
+    """
+    holders = [module for module in model.modules() if "generation_config" in vars(module)]
+    saved = [holder.generation_config for holder in holders]
+    for holder in holders:
+        holder.generation_config = config
+    try:
+        yield
+    finally:
+        for holder, own in zip(holders, saved, strict=True):
+            holder.generation_config = own

@@ -1,7 +1,4 @@
-"""What a sampler is: the one interface behind which Hugging Face generation and vLLM stand.
-
-Training, evaluation and expert iteration take a ``Sampler`` as an argument and never import an engine.
-"""
+"""The interface of a sampler, which Hugging Face generation and vLLM both implement, and its settings."""
 
 from __future__ import annotations
 
@@ -9,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from cs336_sft.errors import ConfigError
 from cs336_sft.records import Generation
+from cs336_sft.utils.validation import check_counts, check_field, check_flags, is_number
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -18,86 +15,63 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to continue a prompt. Field names follow vLLM's ``SamplingParams`` where it has one.
+    """How to continue a prompt. Field names follow vLLM's ``SamplingParams`` where possible.
 
     Attributes:
-        max_new_tokens: the generation limit, in tokens.
+        max_new_tokens: most tokens that are generated.
         temperature: 0 is greedy.
         top_p: nucleus sampling; 1 keeps the whole distribution.
-        n: samples a prompt; more than one needs a temperature above 0.
-        seed: with the prompt and the sample's number it fixes a sample, whatever else is in the batch.
-        stop: generation ends once the text contains one of these.
-        include_stop_str_in_output: keep the stop string at the end of ``text`` (the ids always keep it).
+        num_samples: samples of each prompt; more than one needs a temperature above 0.
+        seed: together with the prompt and the sample's number it fixes a sample, whatever else is in the batch.
+        stop: generation ends when the text, special tokens included, contains one of these strings,
+            which ``text`` then ends with.
         min_new_tokens: end-of-text is forbidden before this many tokens.
-        record_entropy: fill ``Generation.logprobs`` and ``Generation.entropies``.
+        record_entropy: record each token's log-probability and, with Hugging Face, the entropy of its distribution.
 
-    Raises:
-        ConfigError: a field out of range; the message names the field, the value and the remedy.
-
-    >>> SamplingConfig(max_new_tokens=160).temperature
-    0.0
+    Raises ConfigError: a field is out of range; the message names the field, the value and the remedy.
     """
 
     max_new_tokens: int = 160
     temperature: float = 0.0
     top_p: float = 1.0
-    n: int = 1
+    num_samples: int = 1
     seed: int = 0
     stop: tuple[str, ...] = ()
-    include_stop_str_in_output: bool = True
     min_new_tokens: int = 0
     record_entropy: bool = False
 
     def __post_init__(self) -> None:
-        def demand(ok: bool, field: str, remedy: str) -> None:
-            if not ok:
-                raise ConfigError(f"SamplingConfig.{field} is {getattr(self, field)!r}", remedy)
-
-        for field, least, remedy in (
-            ("max_new_tokens", 1, "give at least 1 token, as a whole number"),
-            ("n", 1, "give at least 1 sample, as a whole number"),
-            ("seed", None, "give a whole number"),
-            ("min_new_tokens", 0, f"give 0 to max_new_tokens ({self.max_new_tokens})"),
-        ):
-            value = getattr(self, field)
-            demand(type(value) is int and (least is None or value >= least), field, remedy)
-        for field in ("include_stop_str_in_output", "record_entropy"):
-            demand(isinstance(getattr(self, field), bool), field, "give True or False")
-        demand(
-            _is_number(self.temperature) and 0.0 <= self.temperature < float("inf"),
-            "temperature",
-            "give 0 (greedy) or a positive number",
-        )
-        demand(_is_number(self.top_p) and 0.0 < self.top_p <= 1.0, "top_p", "give a number above 0 and at most 1")
-        demand(
-            self.n == 1 or self.temperature > 0,
-            "n",
-            "greedy samples are all the same: raise temperature above 0, or ask for n=1",
-        )
-        demand(
-            isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop),
-            "stop",
-            "give a tuple of non-empty strings",
-        )
-        demand(
-            self.min_new_tokens <= self.max_new_tokens,
-            "min_new_tokens",
-            f"give 0 to max_new_tokens ({self.max_new_tokens})",
-        )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+        check_counts(self, "max_new_tokens", "num_samples")
+        check_counts(self, "min_new_tokens", least=0)
+        check_flags(self, "record_entropy")
+        check_field(type(self.seed) is int, self, "seed", "give a whole number")
+        valid = is_number(self.temperature) and self.temperature >= 0
+        check_field(valid, self, "temperature", "give 0 (greedy) or a positive number")
+        valid = is_number(self.top_p) and 0 < self.top_p <= 1
+        check_field(valid, self, "top_p", "give a number above 0 and at most 1")
+        valid = self.num_samples == 1 or self.temperature > 0
+        check_field(valid, self, "num_samples", "greedy samples are all the same: raise temperature, or ask for 1")
+        valid = isinstance(self.stop, tuple) and all(isinstance(s, str) and s for s in self.stop)
+        check_field(valid, self, "stop", "give a tuple of non-empty strings")
+        valid = self.min_new_tokens <= self.max_new_tokens
+        check_field(valid, self, "min_new_tokens", f"give 0 to max_new_tokens ({self.max_new_tokens})")
 
 
 @runtime_checkable
 class Sampler(Protocol):
-    """Continues prompts. One list of ``sampling.n`` generations for each prompt, in the order of the prompts."""
+    """Continues prompts.
 
-    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]: ...
+    Every sampler promises: the same seed and prompts give the same samples; other prompts in the call don't change
+    them (up to rounding where logits nearly tie); the samples of a prompt differ from each other; and the samples for
+    ``num_samples=2`` are the first two of those for ``num_samples=4``. Two kinds of samplers draw different numbers.
+    """
+
+    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
+        """Generate ``sampling.num_samples`` continuations of each prompt, in order."""
+        ...
 
     def update_weights(self, model: PreTrainedModel) -> None:
-        """Make the sampler use these weights from now on (nothing to do where it holds the model itself).
+        """Use this model's weights from now on.
 
         A sampler that holds a copy raises `StaleEngineError` from `generate` if the model was trained since.
         """

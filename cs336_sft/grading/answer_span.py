@@ -1,63 +1,38 @@
-"""Where the answer stands: the structure that each style demands, and the span inside it.
+"""Decides which part of a response is its answer.
 
-``gsm8k``: the last ``####`` with a letter, digit or number sign after it on its line; its own line only.
-``r1_zero``: the last complete ``<answer>…</answer>`` after the first ``</think>``.
-``question_only``: the last complete ``\\boxed{…}``, the outermost one where boxes are nested.
-
-The tags are case-sensitive, as the prompts give them. What is cut off by ``cut.cut_position`` doesn't exist here.
+``gsm8k``: the line after the last ``####`` with a letter, digit or number sign: ``#### 18 a day`` -> ``18 a day``.
+``r1_zero``: the last complete ``<answer>…</answer>`` after the first ``</think>``; tags are case-sensitive.
+``question_only``: the last complete ``\\boxed{…}``, the outermost one of nested boxes.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import Literal
+from typing import NamedTuple, get_args
 
-from cs336_sft.grading.number import PLAIN
+from cs336_sft.errors import ConfigError
+from cs336_sft.prompts import Style
 
-Style = Literal["gsm8k", "r1_zero", "question_only"]
-STYLES: tuple[Style, ...] = ("gsm8k", "r1_zero", "question_only")
+STYLES: tuple[Style, ...] = get_args(Style)
 
 _INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad"
-_LINE_END = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")
+_LINE_ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
+_ANSWER_LINE = re.compile(rf"(?:[^\w√∞{_LINE_ENDS}]|_)*+[\w√∞][^{_LINE_ENDS}]*")  # has a letter, digit, √ or ∞
 _BRACES = re.compile(r"\\boxed[ \t\n]{0,8}\{|\\\\|\\[{}]|[{}]")
 
 
-# The shape of almost every answer: a plain integer after the last marker. Where one of these matches at the marker,
-# ``find_span`` and ``read_number`` come to the same value (a test proves it).
-_PLAIN_LINE = re.compile(PLAIN + r"(?:\n|\Z)")
-
-
-def plain_hash_value(text: str) -> int | None:
-    """The value of a plain ``#### 1,080`` line that is the last one, else None: a shortcut past ``find_span``.
-
-    >>> plain_hash_value("9 * 120 = 1080\\n#### 1,080")
-    1080
-    >>> plain_hash_value("#### 18 apples") is None
-    True
-    """
-    mark = text.rfind("####")
-    if mark < 0:
-        return None
-    plain = _PLAIN_LINE.match(text, mark + 4)
-    return int(plain[1].replace(",", "")) if plain else None
-
-
-@dataclass(frozen=True)
-class Span:
-    """A piece of the response: ``text[start:end]``; ``glued`` if what stands around it belongs to its number.
-
-    >>> Span(2, 4).glued
-    False
-    """
+class Span(NamedTuple):
+    """A piece of the response, ``text[start:end]``; ``glued`` if a sign or digit next to it belongs to its number."""
 
     start: int
     end: int
     glued: bool = False
 
 
-def find_span(text: str, style: Style) -> Span | None:
-    """The answer's span in ``text`` (already cut), or None if the structure is missing, empty or cut off.
+def find_span(text: str, style: Style, first: bool = False) -> Span | None:
+    """Find the answer in a text, or None if it is missing, empty or incomplete.
+
+    ``first`` takes the first ``####`` in place of the last; the other styles ignore it.
 
     >>> text = "So it is \\\\boxed{18}."
     >>> span = find_span(text, "question_only")
@@ -65,25 +40,25 @@ def find_span(text: str, style: Style) -> Span | None:
     '18'
     """
     if style == "gsm8k":
-        return _after_hashes(text)
+        return _after_hashes(text, first)
     if style == "r1_zero":
         return _in_answer_tags(text)
-    return _in_box(text)
+    if style == "question_only":
+        return _in_box(text)
+    raise ConfigError(f"no grading style is called {style!r}", f"choose one of {', '.join(STYLES)}")
 
 
-def _after_hashes(text: str) -> Span | None:
+def _after_hashes(text: str, first: bool) -> Span | None:
+    found = None
     end = len(text)
     mark = text.rfind("####")
-    while mark >= 0:
-        # Between this marker and the next one; a quick look first, for there may be thousands of empty ones.
-        after = text[mark + 4 : end]
-        if after.strip(" \t\r\n#"):
-            line = _LINE_END.split(after, 1)[0]
-            if any(c.isalnum() or c in "√∞" for c in line):
-                return Span(mark + 4, mark + 4 + len(line))
+    while mark >= 0 and (first or found is None):
+        line = _ANSWER_LINE.match(text, mark + 4, end)  # at most to the next marker
+        if line:
+            found = Span(mark + 4, line.end())
         end = mark
         mark = text.rfind("####", 0, end)
-    return None
+    return found
 
 
 def _in_answer_tags(text: str) -> Span | None:
@@ -143,12 +118,6 @@ _GLUED_AFTER = re.compile(
 )
 
 
-_HARMLESS_BEFORE = ("", "\n")
-_HARMLESS_AFTER = ("", "\n")
-
-
 def _belongs_to_number(before: str, after: str) -> bool:
-    """A sign, digit or operator outside the box makes what stands inside only a part of the number."""
-    if before[-1:] in _HARMLESS_BEFORE and after[:1] in _HARMLESS_AFTER:
-        return False
+    """Return whether a sign, digit or operator outside the box is part of the number."""
     return bool(_GLUED_BEFORE.search(before) or _GLUED_AFTER.match(after))

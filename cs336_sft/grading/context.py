@@ -1,4 +1,8 @@
-"""What stands beside a number: its sign, and everything that makes it no answer (bounds, dates, operators, ...)."""
+"""Decides, from the text before and after a number, its sign and whether it is the answer.
+
+Not an answer: a bound (``at least 18``), a part of something (``half of 18``), a date (``May 18``), a time (``18 pm``),
+an operation (``18 - x``), an ordinal (``18th``), code, a denial (``not 18``), a choice (``18 or``), a number in words.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +46,12 @@ _BOUND_AFTER = re.compile(
     r"|(?:grand|mil|mill|mio|bn|tn)\W*$)|.*\bbelow(?:\W*$| (?:zero|freezing)\b)|.*\bat (?:least|most)\b",
     re.IGNORECASE | re.DOTALL,
 )
-_ORDINAL = re.compile(r"[\s-]*(?:st|nd|rd|th)\b", re.IGNORECASE)
+_REFUSED_AFTER = (
+    (_TIME, "a time or a year"),
+    (_MONTH_AFTER, "a date"),
+    (_BOUND_AFTER, "a bound or an unfinished phrase"),
+    (re.compile(r"[\s-]*(?:st|nd|rd|th)\b", re.IGNORECASE), "an ordinal"),
+)
 # "20 people did not go": the denial is about the people. "18 dollars is not right" is about the answer.
 _NOUN_CLAUSE = re.compile(
     r"(?<=[a-z])\s+(?:(?:who|that|which)\s+)?(?:[a-z]+\s+)?(?:did|do|does|are|were|has|have|had|will|would|could|can|should)"
@@ -64,7 +73,11 @@ _LABELLED = re.compile(
 _PART_WORD = re.compile(
     r"\b(?:a|one|two|three)[\s-]+(?:third|quarter|fourth|fifth|sixth|eighth|tenth)s?\b", re.IGNORECASE
 )
-_CALL = re.compile(r"[A-Za-z_]\w*[(\[]['\"\s]*$")
+_REFUSED_BEFORE = (
+    (_MONTH_BEFORE, "a date"),
+    (_BOUND_BEFORE, "a bound, or a part or multiple of the number"),
+    (re.compile(r"[A-Za-z_]\w*[(\[]['\"\s]*$"), "code"),
+)
 _ABBREVIATION = re.compile(r"\b(?:[A-Za-z]\.){2,}|\b[A-Z]&[A-Z]\b")
 _LABEL_DASH = re.compile(r"(?:answer|ans|result|solution)\W*$", re.IGNORECASE)
 _ALLOWED = re.compile(r"[\w\s.,;:()\[\]\"'$%&|—/?!\u2009-]*")
@@ -74,27 +87,17 @@ _SLASH = re.compile(r"(?<=[A-Za-z$.)])\s*/\s*(?=[A-Za-z])")
 _HYPHEN = re.compile(r"(?<=[^\W\d_])-(?=[^\W\d_])|(?<![-\w])-{2,}(?![-\w])|^\s*-\s+(?=[^\W\d_])")
 
 
-def check_beside(left: str, right: str, value: Fraction) -> None:
-    """Passes if what stands before and after the number (sign taken off) leaves it the answer.
-
-    Raises:
-        Refusal: with the reason.
-
-    >>> check_beside("a total of $", " per week.", Fraction(18))
-    >>> check_beside("at least ", "", Fraction(18))
-    Traceback (most recent call last):
-    cs336_sft.grading.quantity.Refusal: a bound, or a part or multiple of the number
-    """
+def check_context(left: str, right: str, value: Fraction) -> None:
+    """Raise a Refusal unless the text around a number leaves it the answer."""
     _check_left(left)
     _check_right(right, left)
     _check_words(left, right, value)
 
 
 def take_sign(left: str) -> tuple[int, str]:
-    """The sign at the end of what stands before the number, and what is left of that.
+    """Return the sign at the end of the text before a number, and the rest.
 
-    Raises:
-        Refusal: a minus or plus that may be an operation, a range or a dash.
+    Raises Refusal: a minus or plus that may be an operation, a range or a dash.
 
     >>> take_sign("a change of -$"), take_sign("Answer - ")
     ((-1, 'a change of '), (1, 'Answer '))
@@ -113,14 +116,13 @@ def take_sign(left: str) -> tuple[int, str]:
     mark, before, gap = tail[-1], tail[:-1], left[len(tail) :]
     spaced = gap[:1].isspace()
     sign = -1 if mark == "-" else 1
-    if not before.strip(" \t\n$([\"'|,"):
-        if mark == "—":
-            raise Refusal("a dash that may be a minus sign")
-        return sign, before
+    is_first = not before.strip(" \t\n$([\"'|,")
     if mark == "—":
-        if spaced:
+        if spaced and not is_first:
             return 1, before
         raise Refusal("a dash that may be a minus sign")
+    if is_first:
+        return sign, before
     if not spaced and before[-1] in " \t\n$([\"'|" and before.rstrip(" \t\n$([\"'|")[-1:] not in "-+*×÷/^)%":
         return sign, before
     if spaced and before.rstrip() != before and before.rstrip().endswith((":", ",")):
@@ -138,23 +140,15 @@ def _check_left(left: str) -> None:
         raise Refusal("letters glued to the number")
     if left.endswith(".") and not re.search(r"\b(?:rs|ans|answer)\.$", left, re.IGNORECASE):
         raise Refusal("a number cut in two")
-    if _MONTH_BEFORE.search(left):
-        raise Refusal("a date")
-    if _BOUND_BEFORE.search(left):
-        raise Refusal("a bound, or a part or multiple of the number")
-    if _CALL.search(left):
-        raise Refusal("code")
+    for pattern, reason in _REFUSED_BEFORE:
+        if pattern.search(left):
+            raise Refusal(reason)
 
 
 def _check_right(right: str, left: str) -> None:
-    if _TIME.match(right):
-        raise Refusal("a time or a year")
-    if _MONTH_AFTER.match(right):
-        raise Refusal("a date")
-    if _BOUND_AFTER.match(right):
-        raise Refusal("a bound or an unfinished phrase")
-    if _ORDINAL.match(right):
-        raise Refusal("an ordinal")
+    for pattern, reason in _REFUSED_AFTER:
+        if pattern.match(right):
+            raise Refusal(reason)
     if right.lstrip().startswith(".."):
         raise Refusal("a number cut off")
     if right.startswith("!") and (not re.search(r"[A-Za-z]{2}", left) or re.match(r"!\s*[a-z!$]", right)):
@@ -203,25 +197,22 @@ def _check_words(left: str, right: str, value: Fraction) -> None:
 def _check_single_letters(body: str, is_left: bool) -> None:
     for found in re.finditer(r"(?<![\w'])[^\W\d_](?![\w'])", body):
         letter, before, after = found.group(), body[: found.start()], body[found.end() :]
-        if letter in "aAI" and after[:1].isspace():
-            continue
-        if letter.isupper() and _LABELLED.search(before):
-            continue
-        if letter.isupper() and before[-1:] != "-" and re.match(r"-[A-Za-z]{2}", after):
-            continue  # T-shirt
-        if is_left and (after.lstrip().startswith(":") or (letter.isupper() and after[:1] in (".", ")"))):
-            continue
-        if is_left and re.match(r"\s+(?:is|was|must be|will be)\b", after, re.IGNORECASE):
-            continue
-        if not is_left and letter in LETTER_UNITS and (not before.strip(" ") or _SQUARE_LETTER.search(before)):
-            continue
-        if not is_left and letter in "CFK" and _DEGREE_LETTER.search(before):
-            continue
-        raise Refusal(f'a variable: "{letter}"')
+        harmless = (
+            letter in "aAI" and after[:1].isspace(),
+            letter.isupper() and _LABELLED.search(before),
+            letter.isupper() and before[-1:] != "-" and re.match(r"-[A-Za-z]{2}", after),  # T-shirt
+            is_left and after.lstrip().startswith(":"),
+            is_left and letter.isupper() and after[:1] in (".", ")"),
+            is_left and re.match(r"\s+(?:is|was|must be|will be)\b", after, re.IGNORECASE),
+            not is_left and letter in LETTER_UNITS and (not before.strip(" ") or _SQUARE_LETTER.search(before)),
+            not is_left and letter in "CFK" and _DEGREE_LETTER.search(before),
+        )
+        if not any(harmless):
+            raise Refusal(f'a variable: "{letter}"')
 
 
 def _check_number_words(words: list[str], value: Fraction, is_left: bool) -> None:
-    """Numbers in words must repeat the number ("18 (eighteen)"), or clearly count something else ("for two days")."""
+    """Allow "18 (eighteen)" and "for two days", no other number in words."""
     run: list[str] = []
     for i, word in enumerate([*words, ""]):
         if word in CARDINALS or (word in MULTIPLIERS or word == "and") and run:

@@ -1,14 +1,11 @@
-"""Lenient grading: is the right answer there at all, whatever its form?
+"""Lenient grading: decides whether a response has the right answer, in any form.
 
-Read from the first of these that is there, in the response before another problem or turn starts (the same cut):
+The answer is the first of these, in the part of the response that is graded:
 
-1. a style's structure (tags, ``####``, box; in this order) whose span holds a digit (or ``½``): what it holds is the
-   answer, even if it can't be read;
+1. a style's structure (tags, ``####``, box; in this order) that holds a digit (or ``½``), even if it can't be read;
 2. the last "answer is …" / "answer: …" statement, to the end of its sentence;
-3. the last number of the last sentence (or line) with a number in it, after its last ``=``; one after
-   "in", "for", "per", "every", "after", "within" or "at" ("45 miles in 9 hours") only if there is no other.
-
-Only 3 accepts a number among others. It says whether the model could solve the problem, never what to train on.
+3. the last number of the last sentence (or line) with a number in it, after its last ``=``; one after "in", "for",
+   "per", "every", "after", "within" or "at" ("45 miles in 9 hours") only if there is no other.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ _TAIL = 4_000
 
 
 def read_leniently(response: str) -> Fraction | int | None:
-    """The most plausible final answer of ``response``, or None.
+    """Return the most plausible final answer of ``response``, or None.
 
     >>> read_leniently("She sells 9 eggs at $2, so she makes 9 * 2 = $18 every day.")
     18
@@ -52,15 +49,9 @@ def read_leniently(response: str) -> Fraction | int | None:
             return read_number(sentence).value
     for sentence in reversed(_SENTENCE_END.split(text)):
         if any(c.isdigit() for c in sentence):
-            return _last_number(_around_last_digit(sentence))
+            last = max(index for index, c in enumerate(sentence) if c.isdigit())
+            return _last_number(sentence[max(0, last - 800) : last + 200])
     return None
-
-
-def _around_last_digit(sentence: str) -> str:
-    """At most 1,000 characters of a sentence, which may ramble on for thousands after its last digit."""
-    last = max(index for index, c in enumerate(sentence) if c.isdigit())
-    end = last + 200
-    return sentence[max(0, end - 1_000) : end]
 
 
 def _last_number(sentence: str) -> Fraction | int | None:
@@ -76,14 +67,12 @@ def _last_number(sentence: str) -> Fraction | int | None:
 
 
 def lenient_reward_fn(response: str, ground_truth: GroundTruth) -> float:
-    """1.0 if any readable final answer of ``response`` equals ``ground_truth``, else 0.0.
+    """Return 1.0 if the most plausible answer equals ``ground_truth``, else 0.0.
 
-    Raises:
-        ValueError: no number in the ground truth.
+    Raises DataError: no number in the ground truth.
 
     >>> lenient_reward_fn("So 18 apples.", "18"), lenient_reward_fn("#### 18 or 19", "18")
     (1.0, 0.0)
     """
     truths = read_truth(ground_truth)
-    value = read_leniently(response)
-    return 1.0 if value is not None and value in truths else 0.0
+    return float(read_leniently(response) in truths)  # None is in no tuple of numbers

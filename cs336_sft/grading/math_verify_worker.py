@@ -1,4 +1,4 @@
-"""The subprocess behind ``math_mode``: compares expressions with math-verify, one JSON line in, one out.
+"""The subprocess of `math_verify`: compares expressions, one JSON line in, one out.
 
 Run as a script, with its memory limit in bytes as the only argument; it imports nothing of this package.
 """
@@ -21,17 +21,13 @@ def main(memory_bytes: int) -> None:
         try:
             # Time limits are the parent's business: it kills this process.
             truth, answer = (parse(f"\\boxed{{{request[key]}}}", parsing_timeout=None) for key in ("truth", "answer"))
-            reply = {
-                "equal": bool(truth and answer and verify(truth, answer, timeout_seconds=None)),
-                "reason": "compared",
-            }
-            if not answer:
-                reply["reason"] = "math-verify finds no expression in the answer"
-            elif not truth:
-                reply["reason"] = "math-verify finds no expression in the ground truth"
+            equal = bool(truth and answer and verify(truth, answer, timeout_seconds=None))
+            reply = {"equal": equal, "reason": "compared"}
+            if not truth or not answer:
+                reply["reason"] = f"math-verify finds no expression in the {'ground truth' if answer else 'answer'}"
         except MemoryError:
             reply = {"equal": False, "reason": "out of memory"}
-        except Exception as error:  # model text can break a parser in any way; the verdict is then "not equal"
+        except Exception as error:  # model text can break a parser in any way: not equal
             reply = {"equal": False, "reason": f"math-verify failed: {type(error).__name__}"}
         print(json.dumps(reply), flush=True)
 

@@ -1,8 +1,8 @@
-"""Takes the dressing off a span: unicode forms, calculator annotations, HTML, LaTeX and markdown.
+"""Removes formatting from a span: unicode forms, calculator annotations, HTML, LaTeX and markdown.
 
-What is left is plain text in which ``=`` separates the sides of an equation, ``×`` and ``÷`` are operators, ``$`` is
-any currency, ``<`` any inequality or denial sign, and ``REFUSED`` stands for what no number may stand beside.
-Taking off never joins digits: dressing becomes a space (but invisible characters vanish, as the eye sees it).
+The result is plain text in which ``=`` separates the sides of an equation, ``×`` and ``÷`` are operators, ``$`` is any
+currency, ``<`` any inequality, and ``REFUSED`` any symbol next to which a number is no answer:
+``**\\$1{,}080** \\text{per day}`` -> ``$1,080 per day``. Formatting becomes a space, so that digits are never joined.
 """
 
 from __future__ import annotations
@@ -35,18 +35,14 @@ _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+"
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]{1,20}")
 _UNIT_SUPERSCRIPT = re.compile("(?<=[A-Za-z])[¹²³]|(?<=[A-Za-z])⁻[¹²³]")
 _DEGREES = re.compile(r"°(?:\s*[CFK](?![A-Za-z]))?")
-# Chinese measure words and the like that may stand beside a number; other scripts are not judged.
+# Chinese measure words and the like that may follow a number; other scripts are refused.
 _CJK_NOUNS = frozenset(
     "元个只本人天美小时分钟岁块支名位次件条张辆米克斤公里答案是为的共最终：総円個塊歲時間分隻円枚冊台杯升名箱頁页"
 )
 
 
-def fold_unicode(span: str) -> str:
-    """``span`` in the characters that the reader knows.
-
-    >>> fold_unicode("−１８\\u200b ½")
-    '-18  1/2'
-    """
+def _fold_unicode(span: str) -> str:
+    """Replace characters by those that the reader knows."""
     span = _UNIT_SUPERSCRIPT.sub("", unicodedata.normalize("NFC", span))
     span = _SUPERSCRIPTS.sub(lambda m: "^" + m.group().translate(_SUPERSCRIPT), span)
     span = "".join(map(_fold, span)).replace("-" + _GAP, "-").replace(_GAP, " ")
@@ -143,24 +139,17 @@ def _fraction(m: re.Match[str]) -> str:
     return f"{gap}{top[1]}{top[2]}/{bottom[2]} "
 
 
-def undress(span: str) -> str:
-    """``span`` without its dressing.
+def normalize(span: str) -> str:
+    """Remove the formatting of a span.
 
-    >>> undress("**\\\\$1{,}080** \\\\text{ per day} <<9*120=1080>>").split()
+    >>> normalize("**\\\\$1{,}080** \\\\text{ per day} <<9*120=1080>>").split()
     ['$1,080', 'per', 'day']
     """
-    span = _CONTROL.sub(" ", span)
-    if "&" in span:
-        span = _ENTITY.sub(REFUSED, html.unescape(span))
+    span = _ENTITY.sub(REFUSED, html.unescape(_CONTROL.sub(" ", span)))
     if not span.isascii():
-        span = fold_unicode(span)
-    if "$" in span:
-        span = _DOLLARS.sub("$", span)
-    span = _ANNOTATION.sub(" ", span)
-    if "<" in span:
-        span = _HTML.sub(" ", span)
-    if ">" in span:
-        span = _ARROW.sub(",", span)
+        span = _fold_unicode(span)
+    span = _ANNOTATION.sub(" ", _DOLLARS.sub("$", span))
+    span = _ARROW.sub(",", _HTML.sub(" ", span))
     if "~~" in span:
         return REFUSED
     if "*" in span or "_" in span or "`" in span:
@@ -173,8 +162,5 @@ def undress(span: str) -> str:
         span = _DROPPED_ARGUMENT.sub(" ", _FRACTION.sub(_fraction, _UNIT_FRACTION.sub(" units ", span)))
         span = _COMMAND.sub(lambda m: _COMMANDS.get(m[1], REFUSED), span)
         span = span.replace("{", " ").replace("}", " ")
-    if "*" in span:
-        span = _EDGE_STAR.sub(" ", span)  # what LaTeX hid at the edge
-    if "^" in span:
-        span = _UNIT_POWER.sub("", span)
+    span = _UNIT_POWER.sub("", _EDGE_STAR.sub(" ", span))  # stars that LaTeX hid at the edge
     return _SPACES.sub(" ", _UNIT_DIGIT.sub(r"\1", span.replace("#", " ")))

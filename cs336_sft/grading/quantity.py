@@ -1,6 +1,6 @@
-"""The numeral itself: a run of digits, separators and exponent, a fraction, a mixed number, and what multiplies it.
+"""Decides the exact value of a numeral: ``1,080.50``, ``3/4``, ``3 1/4``, ``2 × 10^3``, ``3.5 million``, ``$5k``.
 
-Everything is exact: a value is a ``fractions.Fraction``, and a numeral that can't be one is refused, never rounded.
+A value is a ``fractions.Fraction``; a numeral that can't be one (``1.080,00``) is refused, never rounded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ DIGIT_LIMIT = 300
 
 
 class Refusal(Exception):
-    """Why a span holds no number. Raised inside the reader; never leaves ``read_number``."""
+    """The reason why a span has no number. It never leaves ``read_number``."""
 
 
 RUN = r"(?:\d+|\.\d+)(?:[.,\u2009]\d+)*(?:[eE][+-]?\d+)?"
@@ -32,10 +32,9 @@ _AND_A_HALF = re.compile(r"\s+and\s+(?:a|one)[\s-]+half(?![A-Za-z])", re.IGNOREC
 
 
 def find_quantity(side: str) -> tuple[Fraction, str, str] | None:
-    """The first quantity in a text: its value without sign, what stands before it and what stands after it.
+    """Find the first quantity: its value without sign, and the text around it.
 
-    Raises:
-        Refusal: there are digits, but they are no number, or not one.
+    Raises Refusal: there are digits, but not exactly one number.
 
     >>> find_quantity("about $3 1/4 a day")
     (Fraction(13, 4), 'about $', ' a day')
@@ -67,11 +66,14 @@ def _value(quantity: re.Match[str]) -> Fraction:
             raise Refusal("more than one number")
         return a + part
     if quantity["e"]:
-        exponent = quantity["e"].replace(" ", "")
-        if len(exponent) > 4 or abs(int(exponent)) > DIGIT_LIMIT:
-            raise Refusal("an exponent beyond the limit")
-        return a * Fraction(10) ** int(exponent)
+        return a * Fraction(10) ** _exponent(quantity["e"].replace(" ", ""))
     return a
+
+
+def _exponent(text: str) -> int:
+    if len(text) > 4 or abs(int(text)) > DIGIT_LIMIT:
+        raise Refusal("an exponent beyond the limit")
+    return int(text)
 
 
 def _ratio(top: Fraction, bottom: Fraction) -> Fraction:
@@ -83,14 +85,7 @@ def _ratio(top: Fraction, bottom: Fraction) -> Fraction:
 
 
 def decimal_value(run: str) -> Fraction:
-    """The exact value of a run of digits, separators and exponent.
-
-    Raises:
-        Refusal: too long, or its separators make no number.
-
-    >>> decimal_value("1,080.50")
-    Fraction(2161, 2)
-    """
+    """Return the exact value of digits, separators and exponent, or refuse."""
     if len(run) > DIGIT_LIMIT:
         raise Refusal("a number of too many digits")
     if "," in run or "\u2009" in run:
@@ -103,9 +98,7 @@ def decimal_value(run: str) -> Fraction:
     whole, decimals, exponent = parts[1], parts[2] or "", parts[3]
     scale = -len(decimals)
     if exponent:
-        if len(exponent) > 4 or abs(int(exponent)) > DIGIT_LIMIT:
-            raise Refusal("an exponent beyond the limit")
-        scale += int(exponent)
+        scale += _exponent(exponent)
     digits = int((whole + decimals) or "0")
     return Fraction(digits * 10**scale) if scale >= 0 else Fraction(digits, 10**-scale)
 

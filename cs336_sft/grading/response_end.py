@@ -1,21 +1,8 @@
-"""Where a response ends: at the cap, at an end-of-text token, or where another problem or turn starts.
+"""Decides where a response ends: at the length limit, at a special token, or where another problem or turn starts.
 
-A base model seldom stops after its answer: it invents the next question and answers that too. Only what stands
-before such a start is graded. These start something new (upper and lower case alike):
-
-- at the beginning of a line, after markdown dressing: ``Question:``, ``Q:``, ``Problem:``, ``Exercise:``, numbered
-  (``Problem 2:``) or qualified (``Next question:``), the same in Chinese (``问题：``), and the turns ``User:``,
-  ``Human:``, ``Assistant:``, ``Instruction:``; ``user``, ``human`` or ``assistant`` alone on a line (what a decoder
-  leaves of a chat token);
-- as a heading without a colon: ``### Question``, ``**Problem 2**``, ``Question 2`` alone on its line. A heading
-  *about* the problem (``### Understanding the problem``) is none of these;
-- announced at the beginning of a line: ``Here is another problem``, ``Now let's try a new question``;
-- within a line ``Question:``, ``Q:``, ``Problem:``, ``User:``, ``Human:``, if what stands before ends a
-  sentence or is a number (``#### 18 Question:``);
-- chat and end-of-text tokens anywhere: ``<|…|>``, ``</s>``, ``<eos>``, ``<end_of_turn>``, ``[INST]`` and kin.
-
-At the very beginning of a response a question marker is the problem restated, not another one, and the header of
-the model's own turn (``<|im_start|>assistant``, ``Assistant:``, ``<s>``) is no end; both are passed over.
+A base model seldom stops after its answer: it writes the next question and answers that too. docs/grading-rules.md
+lists what ends the graded part (``Question:``, ``### Problem 2``, ``User:``, ``Here is another problem``, ``</s>``).
+At the very beginning of a response a question marker or a header of the model's own turn does not.
 """
 
 from __future__ import annotations
@@ -25,20 +12,9 @@ import re
 READ_LIMIT = 100_000
 """Characters of a response that are read (about 30,000 tokens); the rest is ignored, with the line the limit cuts."""
 
-# Every marker in ASCII contains one of these in lower case, or is a "Q" before a colon.
-_HINTS = (
-    "question",
-    "problem",
-    "exercise",
-    "instruction",
-    "user",
-    "human",
-    "assistant",
-    "<|",
-    "s>",
-    "_turn>",
-    "pad>",
-) + ("inst]", "eos]", "pad]", "im_", "eot>", "end>")
+# Every marker in ASCII contains one of these words in lower case, or looks like a token, or is a "Q" before a colon.
+_HINTS = ("question", "problem", "exercise", "instruction", "user", "human", "assistant")
+_TOKEN_HINT = re.compile(r"[<\[]/?[|sebpi]")
 _SHORT_HINT = re.compile(r"q[^a-z]{0,24}:")
 
 _QUALIFIER = r"(?:(?:next|new|another|follow[- ]up|similar|practice|additional|bonus|extra|second|sample)\s+)?"
@@ -79,49 +55,31 @@ _WORD = re.compile(r"[^\W_]")
 
 
 def may_need_cut(text: str) -> bool:
-    """False if ``text`` surely holds no marker: a quick test for the common case.
-
-    >>> may_need_cut("9 * 2 = <<9*2=18>>18\\n#### 18"), may_need_cut("#### 18\\n**Q:** And now?")
-    (False, True)
-    """
+    """Return False if ``text`` has no marker, by a quick test."""
     if not text.isascii():
         return True  # case folding beyond ASCII has surprises; such texts are rare
     lowered = text.lower()
-    for hint in _HINTS:
-        if hint in lowered:
-            return True
-    return ":" in lowered and _SHORT_HINT.search(lowered) is not None
-
-
-def limited(text: str) -> str:
-    """The part of ``text`` that is read: all of it up to ``READ_LIMIT``, else whole lines (or words) below it."""
-    if len(text) <= READ_LIMIT:
-        return text
-    end = max(text.rfind("\n", 0, READ_LIMIT), text.rfind("\r", 0, READ_LIMIT))
-    if end < 0:
-        end = max(text.rfind(" ", 0, READ_LIMIT), 0)
-    return text[:end]
+    if any(hint in lowered for hint in _HINTS):
+        return True
+    return bool(_TOKEN_HINT.search(lowered) or (":" in lowered and _SHORT_HINT.search(lowered)))
 
 
 def cut_position(text: str) -> int:
-    """Index at which the graded part of ``text`` ends.
+    """Return the index at which the graded part of ``text`` ends.
 
-    >>> text = "9 * 2 = 18\\n#### 18\\n\\nQuestion: Tom has 5 apples."
+    >>> text = "#### 18\\n\\nQuestion: Tom has 5 apples."
     >>> text[: cut_position(text)].rstrip()
-    '9 * 2 = 18\\n#### 18'
-    >>> cut_position("To answer the question: we add.")
-    31
+    '#### 18'
     """
-    text = limited(text)
+    if len(text) > READ_LIMIT:
+        # Whole lines, or else whole words.
+        end = max(text.rfind("\n", 0, READ_LIMIT), text.rfind("\r", 0, READ_LIMIT))
+        text = text[: end if end >= 0 else max(text.rfind(" ", 0, READ_LIMIT), 0)]
     return first_marker(text) if may_need_cut(text) else len(text)
 
 
 def first_marker(text: str) -> int:
-    """``cut_position`` without its quick test and its limit (a test proves that the quick test misses no marker).
-
-    >>> first_marker("18</s>")
-    2
-    """
+    """Find the first marker, without quick test and length limit."""
     own = _OWN_HEADER.match(text)
     start = own.end() if own else 0
     first_word = _WORD.search(text, start)

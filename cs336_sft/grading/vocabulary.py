@@ -1,4 +1,4 @@
-"""The vocabulary of the number reader: units, multipliers, number words, and the words that make a number no answer."""
+"""The words of the number reader: units, multipliers, number words, and words that refuse a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Choosing the best of several models, or steps, by an evaluation: would other problems have chosen another one?"""
+"""Choosing the best of several models or steps by an evaluation: would other problems have chosen another?"""
 
 from __future__ import annotations
 
@@ -9,30 +9,18 @@ from statistics import fmean
 import numpy as np
 
 from cs336_sft.errors import DataError
-from cs336_sft.evaluation.outcomes import explain_change, rights
+from cs336_sft.evaluation.outcomes import decompose_change, is_correct
 
 
-def share_of_wins(
-    outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int = 2000, seed: int = 0
-) -> dict[str, float]:
-    """How often each candidate would come out best if the evaluation had ``n`` problems of this kind.
+def win_rate(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Estimate how often each candidate would be best on `n` such problems.
 
-    The bootstrap: problems are drawn with replacement from those that were measured, the same for all candidates, and
-    the highest mean wins; candidates that tie share the win. If one candidate always wins, ``n`` problems are enough to
-    choose it; if the wins are spread, the choice is a lottery.
+    Candidates have one outcome (0..1) a problem, on the same problems. The problems are drawn with replacement, the
+    same for all candidates; the highest mean wins, and ties share the win. If the wins are spread, the choice is
+    mostly noise. Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 6.
 
-    Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 6.
-
-    Args:
-        outcomes: candidate -> one outcome (0..1) for each problem, on the same problems in the same order.
-
-    Raises:
-        DataError: no candidate, no problem, or different numbers of problems.
-
-    >>> share_of_wins({"always": [1, 1, 1, 1], "never": [0, 0, 0, 0]}, n=8)
-    {'always': 1.0, 'never': 0.0}
-    >>> share_of_wins({"a": [1, 0, 1], "b": [1, 0, 1]}, n=8)
-    {'a': 0.5, 'b': 0.5}
+    >>> win_rate({"a": [1, 0, 1], "b": [1, 0, 1], "never": [0, 0, 0]}, n=800)
+    {'a': 0.5, 'b': 0.5, 'never': 0.0}
     """
     means = _resampled_means(outcomes, n, draws, seed)  # [draws, candidates]
     best = np.isclose(means, means.max(axis=1, keepdims=True), rtol=0, atol=1e-9)
@@ -40,18 +28,13 @@ def share_of_wins(
     return {name: float(share) for name, share in zip(outcomes, wins, strict=True)}
 
 
-def winners_bonus(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int = 2000, seed: int = 0) -> float:
-    """How much too high the winner's own number is, on average: its mean in the draw minus its mean over all problems.
+def selection_bias(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int = 2000, seed: int = 0) -> float:
+    """Estimate how much too high the winner's own number is, on average.
 
-    The highest of several noisy numbers was chosen for its luck too. That is why a checkpoint chosen on validation is
-    reported on test.
+    The highest of several noisy numbers was chosen for its noise too (the winner's curse): its mean in the draw minus
+    its mean over all problems. That is why a checkpoint chosen on validation is reported on test.
 
-    Raises:
-        DataError: see ``share_of_wins``.
-
-    >>> winners_bonus({"a": [1, 1, 1], "b": [0, 0, 0]}, n=4)
-    0.0
-    >>> winners_bonus({"a": [1, 0] * 50, "b": [0, 1] * 50}, n=16) > 0.05
+    >>> selection_bias({"a": [1, 0] * 50, "b": [0, 1] * 50}, n=16) > 0.05
     True
     """
     means = _resampled_means(outcomes, n, draws, seed)
@@ -61,44 +44,27 @@ def winners_bonus(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int
 
 @dataclass(frozen=True)
 class Fall:
-    """From the highest evaluation of a run to its last, taken apart; see ``fall_from_peak``.
+    """The difference between a run's highest evaluation and its last; see `fall_from_peak`."""
 
-    Attributes:
-        peak: step of the highest accuracy on all problems; of equal ones the earliest.
-        seen: what one reads off the curve: last accuracy minus highest; at most 0.
-        measured: the same with the peak chosen on other problems than those on which the fall is measured.
-        parts: outcome (``outcomes.OUTCOMES``, without right) -> its part of ``measured``; they add up to it.
-    """
-
-    peak: int
-    seen: float
-    measured: float
-    parts: dict[str, float]
+    peak: int  # step of the highest accuracy on all problems; of equal ones the earliest
+    seen: float  # last accuracy minus the highest, as read off the curve; at most 0
+    measured: float  # the same, with the peak chosen on other problems than those it is measured on
+    parts: dict[str, float]  # outcome -> its part of `measured`; they add up to it
 
     @property
-    def luck(self) -> float:
-        """The part of ``seen`` that was there because the highest of several noisy numbers was taken."""
+    def selection_bias(self) -> float:
+        """Return the part of `seen` that comes from taking the highest of noisy numbers."""
         return self.seen - self.measured
 
 
 def fall_from_peak(evaluations: Mapping[int, str], *, lenient: bool = False) -> Fall:
-    """How far a run's accuracy fell from its peak, without the luck of the peak, and through which outcomes.
+    """Measure how far accuracy fell from its peak, without the peak's selection bias.
 
-    The problems are halved, every other one. The peak is chosen on one half and the fall measured on the other, then
-    the other way around (cross-fitting): what was picked for being high is not measured by what picked it.
+    The problems are halved. The peak is chosen on one half and the fall measured on the other, then the other way
+    around (cross-fitting). `evaluations`: step -> `outcome_letters` of the same problems, at least two.
 
-    Args:
-        evaluations: step -> outcomes (``outcomes.outcome_letters``) of the same problems in the same order.
-        lenient: the accuracy is the lenient one: ``F`` counts as right.
-
-    Raises:
-        DataError: no evaluation, fewer than two problems, or different numbers of them.
-
-    >>> fall = fall_from_peak({8: "RRRRRW", 16: "RWRRRW", 32: "RWRCRW"})
-    >>> fall.peak, round(fall.seen, 3), {letter: round(part, 3) for letter, part in fall.parts.items()}
-    (8, -0.333, {'F': 0.0, 'C': -0.167, 'W': -0.167})
     >>> lucky = fall_from_peak({8: "RW", 16: "WR", 32: "WW"})  # the peak of one problem is none of the other
-    >>> lucky.seen, lucky.measured, lucky.luck
+    >>> lucky.seen, lucky.measured, lucky.selection_bias
     (-0.5, 0.0, -0.5)
     """
     sizes = {len(letters) for letters in evaluations.values()}
@@ -107,13 +73,13 @@ def fall_from_peak(evaluations: Mapping[int, str], *, lenient: bool = False) -> 
     steps = sorted(evaluations)
 
     def highest(start: int, stride: int) -> int:
-        means = {step: fmean(rights(evaluations[step][start::stride], lenient)) for step in steps}
+        means = {step: fmean(is_correct(evaluations[step][start::stride], lenient)) for step in steps}
         return max(steps, key=lambda step: (means[step], -step))
 
     peak, end = highest(0, 1), evaluations[steps[-1]]
-    seen = explain_change(evaluations[peak], end, lenient=lenient).difference.value
+    seen = decompose_change(evaluations[peak], end, lenient=lenient).difference.value
     changes = [
-        explain_change(evaluations[highest(1 - half, 2)][half::2], end[half::2], lenient=lenient) for half in (0, 1)
+        decompose_change(evaluations[highest(1 - half, 2)][half::2], end[half::2], lenient=lenient) for half in (0, 1)
     ]
     letters = changes[0].gained
     # Weighted by problems: with an odd number of them one half is larger.
@@ -124,12 +90,11 @@ def fall_from_peak(evaluations: Mapping[int, str], *, lenient: bool = False) -> 
 
 
 def _resampled_means(outcomes: Mapping[str, Sequence[float]], n: int, draws: int, seed: int) -> np.ndarray:
-    """Mean outcomes of each candidate on each drawn sample, ``[draws, candidates]``."""
+    """Compute each candidate's mean on each drawn sample, [draws, candidates]."""
     sizes = {len(values) for values in outcomes.values()}
     if len(sizes) != 1 or 0 in sizes or n < 1:
-        raise DataError(
-            f"candidates with {sorted(sizes)} outcomes, {n} to draw", "give the same problems for each, at least one"
-        )
+        problem = f"candidates with {sorted(sizes)} outcomes, {n} to draw"
+        raise DataError(problem, "give the same problems for each, at least one")
     table = np.array(list(outcomes.values()), dtype=float)  # [candidates, problems]
     size = table.shape[1]
     # A sample with replacement is how often each problem was drawn.

@@ -1,12 +1,11 @@
-"""Forgetting: what fine-tuning took away, measured on things that were not trained.
+"""Forgetting: the losses of fine-tuning, measured on things that were not trained.
 
-    tasks = calculations(problems)                       # the references' arithmetic, in another format
-    share = fmean(score_calculations(sampler, tasks))    # before and after training
-    loss = text_loss(model, tokenizer, texts)            # of text like the model's pretraining
+    tasks = calculations(problems)                        # the reference answers' arithmetic, in another format
+    accuracy = fmean(score_calculations(sampler, tasks))  # before and after training
+    loss = text_loss(model, tokenizer, texts)             # of text like the model's pretraining
 
-Accuracy in the training format goes up with training; these go down, if anything. A calculation is posed in a frame
-and a layout that the training data do not have, with the lines before it given, so that neither the story nor the
-format of the answer is in question: what is left is the arithmetic.
+A calculation is posed in a layout that the training data do not have, with the lines before it given, so that only the
+arithmetic is in question.
 """
 
 from __future__ import annotations
@@ -18,10 +17,9 @@ from typing import TYPE_CHECKING
 
 from cs336_sft.data.calculator_annotations import evaluate_expression
 from cs336_sft.errors import DataError
-from cs336_sft.evaluation.validation_loss import reference_loss
+from cs336_sft.evaluation.response_scores import validation_loss
 from cs336_sft.generation.sampler import Sampler, SamplingConfig
 from cs336_sft.records import Example, Problem
-from cs336_sft.tokenization import padding_id
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -34,18 +32,16 @@ _NEW_TOKENS = 8
 
 @dataclass(frozen=True)
 class Calculation:
-    """A line to complete: ``prompt`` ends in ``=``, and the number ``result`` should follow."""
+    """A line to complete: `prompt` ends in `=`, and the number `result` should follow."""
 
     prompt: str
     result: str
 
 
 def calculations(problems: Sequence[Problem], frame: str = "Q: {question}\nA:") -> list[Calculation]:
-    """Each calculation of the reference answers as a line to complete, after the lines before it.
+    """Pose each calculation of the reference answers, after the lines before it.
 
-    Args:
-        problems: with GSM8K's annotations ``<<48/2=24>>`` in their answers; those without give none.
-        frame: ``{question}`` stands for the question.
+    Answers need GSM8K's annotations `<<48/2=24>>`. In `frame`, `{question}` is replaced by the question.
 
     >>> problem = Problem("How many?", "He has 2*3 = <<2*3=6>>6. He gets 6+1 = <<6+1=7>>7.\\n#### 7", "7")
     >>> for task in calculations([problem]):
@@ -64,10 +60,9 @@ def calculations(problems: Sequence[Problem], frame: str = "Q: {question}\nA:") 
 
 
 def score_calculations(sampler: Sampler, tasks: Sequence[Calculation]) -> list[float]:
-    """1.0 for each calculation that the model completes rightly (greedily, the first number that it writes), else 0.0.
+    """Return 1.0 for each calculation that the model completes rightly, else 0.0.
 
-    Raises:
-        DataError: no task.
+    Greedily, and by the first number that it writes.
     """
     if not tasks:
         raise DataError("there are no calculations", "give problems whose answers have annotations <<48/2=24>>")
@@ -76,24 +71,16 @@ def score_calculations(sampler: Sampler, tasks: Sequence[Calculation]) -> list[f
 
 
 def is_completed(text: str, result: str) -> bool:
-    """Whether a continuation begins with the number.
-
-    >>> is_completed(" 1,200\\n", "1200"), is_completed(" $7.50 each", "7.5"), is_completed(" 12 apples", "1")
-    (True, True, False)
-    """
+    """Test that a continuation begins with the number."""
     match = _NUMBER.match(text)
     wanted = evaluate_expression(result)
     return match is not None and wanted is not None and evaluate_expression(match[1].replace(",", "")) == wanted
 
 
 def text_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:
-    """Mean negative log-likelihood of running text, in nats per token; the first token of each text is not counted.
-
-    Raises:
-        DataError: no text of at least two tokens.
-    """
+    """Compute the mean NLL of texts after their first tokens, in nats per token."""
     encoded = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
     examples = [Example((ids[0],), tuple(ids[1:])) for ids in encoded if len(ids) > 1]
     if not examples:
         raise DataError("there is no text of at least two tokens", "give running text")
-    return reference_loss(model, examples, padding_id(tokenizer))
+    return validation_loss(model, examples)

@@ -1,4 +1,4 @@
-"""The measurements that come with the course, opened by name: the sweeps below the folder ``recorded/``."""
+"""The recorded sweeps that come with the course, opened by name."""
 
 from __future__ import annotations
 
@@ -13,33 +13,17 @@ if TYPE_CHECKING:
 
 
 def find_recorded(folder: str | Path, name: str) -> Path | None:
-    """The file ``NAME.json``, wherever below ``folder`` it lies; the first by name if there are several.
-
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = Path(folder, "topic").mkdir(), Path(folder, "topic", "lr.json").write_text("{}")
-    ...     print(find_recorded(folder, "lr").name, find_recorded(folder, "size"))
-    lr.json None
-    """
+    """Find `NAME.json` anywhere below `folder`, or return None."""
     return next(iter(sorted(Path(folder).rglob(f"{name}.json"))), None)
 
 
 def open_recorded(
     folder: str | Path, name: str, read: Callable[[Path], pandas.DataFrame] = read_recorded
 ) -> pandas.DataFrame | None:
-    """A recorded sweep, or None with a line that says what makes it; a record with runs missing says so too.
+    """Open a recorded sweep, or say what makes it and return None.
 
-    Args:
-        folder: ``recorded`` of the repository.
-        name: of the grid in ``recipes/grids``.
-        read: ``read_recorded`` for the evaluations, ``recorded_losses`` for the training curves.
-
-    Raises:
-        DataError: the file is no record of a sweep.
-
-    >>> open_recorded("recorded/nowhere", "lr_grid")
-    recorded/ has no lr_grid.json, so nothing is shown of it. This makes it:
-        python recipes/record_grids.py --out recorded --parts lr_grid --budget 3600
+    `folder` is `recorded` of the repository, `name` a grid of `recipes/grids`, `read` read_recorded (evaluations) or
+    recorded_losses (training curves).
     """
     path = find_recorded(folder, name)
     if path is None:
@@ -54,7 +38,7 @@ def open_recorded(
 
 
 def recorded_on(frame: pandas.DataFrame) -> str:
-    """Device, day, seeds and problems of a recorded sweep or a part of it, for titles.
+    """Describe device, day, seeds and problems of a recorded sweep, for titles.
 
     >>> import pandas
     >>> frame = pandas.DataFrame({"seed": [0, 1, 2], "n_problems": [256, 256, 256]})

@@ -1,7 +1,7 @@
-"""Pictures for the notebooks: tokens with what the loss does to them, and model outputs side by side.
+"""Pictures for the notebooks: tokens coloured by what the loss does to them, and model outputs in columns.
 
-Everything shown may come from a model, so HTML is escaped throughout, and each HTML view has a plain-text stand-in for
-readers (and diffs) that show no HTML. The figures are drawn with matplotlib, so that a stored notebook keeps them.
+Everything shown may come from a model, so HTML is escaped throughout. Each HTML view has a plain-text stand-in for
+readers (and diffs) that show no HTML.
 """
 
 from __future__ import annotations
@@ -33,36 +33,22 @@ _VISIBLE = {" ": "·", "\n": "↵", "\t": "→", "\r": "←"}
 
 @dataclass(frozen=True)
 class TokenView:
-    """One token of a padded sequence, and whether the loss counts it.
+    """One token of a padded sequence."""
 
-    Attributes:
-        text: what it stands for, with blanks made visible.
-        kind: which part of the sequence it belongs to.
-        supervised: the loss counts it, as the label of the position before it.
-        value: a number to colour it by, such as its loss in nats; None where there is none.
-
-    >>> TokenView("·5", "response", supervised=False).wrong
-    True
-    """
-
-    text: str
+    text: str  # with blanks made visible
     kind: Kind
-    supervised: bool
-    value: float | None = None
+    supervised: bool  # the loss counts it, as the label of the position before it
+    value: float | None = None  # a number to colour it by, such as its loss in nats
 
     @property
     def wrong(self) -> bool:
-        """Whether the loss treats it otherwise than fine-tuning on responses should."""
+        """Compare `supervised` with what fine-tuning on responses should do."""
         return self.supervised != (self.kind == "response")
 
 
 @dataclass(frozen=True)
 class Rendering:
-    """Something a notebook shows as HTML, and everything else as plain text.
-
-    >>> Rendering("<b>5</b>", "5")
-    5
-    """
+    """Something that a notebook shows as HTML, and everything else as plain text."""
 
     html: str
     text: str
@@ -75,16 +61,9 @@ class Rendering:
 
 
 def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """What each id stands for: a blank as ``·``, a line end as ``↵``, end-of-text as ``<eos>``.
+    """Decode each id by itself, with blanks made visible.
 
-    A piece of a character that several tokens make up together is shown as the replacement character.
-
-    >>> class Letters:
-    ...     eos_token_id = 0
-    ...     def decode(self, ids, **kwargs):
-    ...         return "".join(" \\nab"[i - 1] for i in ids)
-    >>> token_texts([3, 1, 4, 2, 0], Letters())
-    ['a', '·', 'b', '↵', '<eos>']
+    A blank is `·`, a line end `↵`, end-of-text `<eos>`, and a piece of a character the replacement character.
     """
     texts = []
     for index in ids:
@@ -101,32 +80,10 @@ def view_batch(
     mask: torch.Tensor | None = None,
     values: torch.Tensor | None = None,
 ) -> list[tuple[TokenView, ...]]:
-    """The sequences of a batch, token by token, before the shift: ``T + 1`` tokens a row, padding included.
+    """View a batch token by token, before the shift: T + 1 tokens a row.
 
-    Args:
-        batch: ``collate(examples, ...)``, tensors of ``[B, T]``.
-        examples: what it was made of; they know where prompt and response end, whatever the masks say.
-        mask: ``[B, T]``, which labels the loss counts; ``batch.response_mask`` if left out.
-        values: ``[B, T]``, one number a label.
-
-    Returns:
-        One tuple a row. The first token of a row is no label: not supervised, and without a value.
-
-    Raises:
-        ConfigError: the shapes, or the numbers of rows, differ.
-
-    >>> import torch
-    >>> from cs336_sft.records import Example
-    >>> from cs336_sft.tokenization import collate
-    >>> class Letters:
-    ...     eos_token_id = 0
-    ...     def decode(self, ids, **kwargs):
-    ...         return "".join(chr(96 + i) for i in ids)
-    >>> examples = [Example((1, 2), (3, 0)), Example((1,), (0,))]
-    >>> for row in view_batch(collate(examples, pad_id=0), examples, Letters()):
-    ...     print(tokens_html(row))
-    a b [c] [<eos>]
-    a [<eos>] (<eos>) (<eos>)
+    `batch` is `collate(examples, ...)`, with tensors [B, T]. `mask` [B, T] says which labels the loss counts
+    (`batch.response_mask` if left out), `values` [B, T] a number for each label. The first token of a row is no label.
     """
     mask = batch.response_mask if mask is None else mask
     if len(examples) != len(batch.labels):
@@ -146,9 +103,9 @@ def view_batch(
 
 
 def tokens_html(views: Sequence[TokenView]) -> Rendering:
-    """A sequence as coloured text; the colours are those of ``plot_tokens``, a dashed frame marks what is wrong.
+    """Show a sequence as coloured text, with a dashed frame around mistakes.
 
-    In the plain-text stand-in brackets mean supervised, parentheses padding, and ``!`` marks what is wrong.
+    In plain text brackets mean supervised, parentheses padding, and `!` a mistake.
 
     >>> view = TokenView("<<2", "prompt", supervised=True)
     >>> tokens_html([view]), "&lt;&lt;2" in tokens_html([view]).html
@@ -169,15 +126,11 @@ def tokens_html(views: Sequence[TokenView]) -> Rendering:
 
 
 def side_by_side(columns: Mapping[str, str]) -> Rendering:
-    """Texts in columns under their titles, line ends kept; one below the other in plain text.
+    """Show texts in columns under their titles (plain text: one below the other).
 
-    >>> print(side_by_side({"base": "5 < 6", "SFT": "#### 5"}))
+    >>> side_by_side({"base": "5 < 6"})
     --- base ---
     5 < 6
-    --- SFT ---
-    #### 5
-    >>> "5 &lt; 6" in side_by_side({"base": "5 < 6"}).html
-    True
     """
     cell = "text-align:left;vertical-align:top;border:1px solid #ccc;padding:6px"
     heads = "".join(f'<th style="{cell}">{escape(title)}</th>' for title in columns)
@@ -188,16 +141,9 @@ def side_by_side(columns: Mapping[str, str]) -> Rendering:
 
 
 def plot_tokens(rows: Mapping[str, Sequence[TokenView]], *, title: str = "") -> NotebookFigure:
-    """Sequences as rows of boxes, coloured by part; filled where the loss counts the token, white where not.
+    """Draw sequences as rows of boxes, filled where the loss counts the token.
 
-    A thick dashed frame marks a token that the loss should not count, or should and does not. Tokens at the same
-    position stand above one another; what does not fit into a line goes on in the next.
-
-    Args:
-        rows: label -> tokens.
-
-    Raises:
-        DataError: nothing to draw.
+    A thick dashed frame marks a token that the loss should not count, or should and does not.
 
     >>> plot_tokens({"right": [TokenView("5", "response", True)]}).axes[0].get_title(loc="left")
     'Which tokens the loss counts'
@@ -220,15 +166,9 @@ def plot_tokens(rows: Mapping[str, Sequence[TokenView]], *, title: str = "") -> 
 def plot_token_values(
     rows: Mapping[str, Sequence[TokenView]], *, label: str = "loss (nats)", vmax: float | None = None, title: str = ""
 ) -> NotebookFigure:
-    """Sequences as rows of boxes, each token the darker the higher its value; grey where it has none.
+    """Draw sequences as rows of boxes, each token the darker the higher its value.
 
-    Args:
-        rows: label -> tokens with values, all on one scale.
-        label: what the values are, with their unit.
-        vmax: value of the darkest colour; the highest that occurs if left out.
-
-    Raises:
-        DataError: nothing to draw, or no token has a value.
+    `label` names the values with their unit; `vmax` is the value of the darkest colour, by default the highest.
 
     >>> plot_token_values({"base": [TokenView("5", "response", True, value=0.7)]}).axes[1].get_ylabel()
     'loss (nats)'
@@ -253,18 +193,7 @@ def plot_token_values(
 
 
 def show_widget(widget: Any, stand_in: str) -> None:
-    """Display an ipywidgets widget with a sentence in its place where no kernel runs (a stored notebook, a web page).
-
-    Args:
-        widget: anything with ``_repr_mimebundle_``.
-        stand_in: the sentence.
-
-    >>> class Slider:
-    ...     def _repr_mimebundle_(self, **kwargs):
-    ...         return {"text/plain": "IntSlider(value=3)"}
-    >>> show_widget(Slider(), "A slider, when the notebook runs.")  # outside a notebook display prints a dict
-    {'text/plain': 'A slider, when the notebook runs.'}
-    """
+    """Display an ipywidgets widget, or `stand_in` in a stored notebook."""
     from IPython.display import display
 
     bundle = widget._repr_mimebundle_()
@@ -273,17 +202,11 @@ def show_widget(widget: Any, stand_in: str) -> None:
 
 
 def check_claim(holds: bool, claim: str, *, binding: bool) -> None:
-    """Test a claim of a notebook's text and say so.
+    """Check a claim of a notebook's text, and print the result.
 
-    Args:
-        binding: a false claim is an error. The texts were written for the embedded model: with another one a claim
-            that does not hold is only reported.
+    The texts were written for the embedded model, where a false claim is an AssertionError. With another model
+    (`binding=False`) it is only reported.
 
-    Raises:
-        AssertionError: a binding claim does not hold; the message quotes it.
-
-    >>> check_claim(1 < 2, "one is less than two", binding=True)
-    ok: one is less than two
     >>> check_claim(2 < 1, "two is less than one", binding=False)
     not so with this profile: two is less than one
     """
@@ -308,7 +231,7 @@ def _text_colour(view: TokenView) -> str:
 
 
 def _lay_out(rows: Mapping[str, Sequence[TokenView]], colour: Any, *, frames: bool) -> tuple[NotebookFigure, Axes]:
-    """Boxes of all rows, position above position, cut into lines that fit the figure; the unit is a character."""
+    """Draw boxes of all rows, position above position, in lines that fit."""
     if not rows or not all(rows.values()):
         raise DataError("no tokens to draw", "give at least one token a row")
     longest = max(map(len, rows.values()))

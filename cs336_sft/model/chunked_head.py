@@ -1,19 +1,11 @@
 """Log-probabilities, entropies and the loss straight from the hidden states: ``[N, V]`` logits never exist.
 
-The logits of N positions over a vocabulary of V are the largest tensor of a small model's training: 12 x 1,023
-positions of Qwen2.5 take 7.46 GB in float32, and a plain loss holds several of that size. But a position needs its
-own row only: ``log p = z_y - log sum_v exp(z_v)``. So here a few hundred rows are made at a time, reduced to one
-number each, and dropped. For the backward there are two ways:
-
-* recompute (``head_log_probs``): the backward makes each chunk's logits again. Four matrix products instead of three,
-  and any gradient may come in.
-* one pass (``one_pass_loss``): the loss is a weighted sum of the log-probabilities and the weights are known, so the
-  gradient ``weight * (p - onehot)`` is known with the chunk's probabilities; the forward makes it at once. Three
-  products.
-
-Products are accumulated in float32 (float64 for float64 inputs), also where the operands are bfloat16: a logit near
-20 that is rounded to bfloat16 is off by up to 0.06. On a GPU ``fused_head`` does the same in fewer passes over memory;
-what is written here is what it is tested against.
+The logits of 12 x 1,023 positions of Qwen2.5 take 7.46 GB in float32. But ``log p = z_y - log sum_v exp(z_v)`` needs
+its own row only, so a few hundred rows are made at a time, reduced to one number each, and dropped. ``one_pass_loss``
+knows the weights of its sum, so its forward makes the gradient ``weight * (p - onehot)`` at once: three matrix
+products. ``head_log_probs`` takes any gradient and makes the logits again in its backward: four. Products are
+accumulated in float32, also of bfloat16 operands. On a GPU ``triton_head`` does the same in fewer passes over memory.
+PyTorch's own ``linear_cross_entropy`` gives no entropies and no log-probabilities, and rounds a bfloat16 loss.
 """
 
 from __future__ import annotations
@@ -22,13 +14,13 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from cs336_sft.errors import CourseError
-from cs336_sft.model import triton_head as fused_head
-from cs336_sft.model.compiled import compiled_on_gpu
+from cs336_sft.errors import CourseError, DataError
+from cs336_sft.model import triton_head
 from cs336_sft.model.output_head import OutputHead
-from cs336_sft.model.products import add_product, blocks, product, wide
+from cs336_sft.model.products import add_product, blocks, compiled_on_gpu, product, wide
 
 CPU_CHUNK, GPU_CHUNK = 128, 1024
+IGNORED = -100  # a label that marks a position as masked, as in torch's cross_entropy
 
 
 class UsedTwiceError(CourseError):
@@ -43,26 +35,22 @@ def head_log_probs(
     with_entropy: bool = False,
     chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Log-probability of each label, and the entropy of each row's distribution, in nats.
+    """Compute each label's log-probability and each row's entropy, ``[N]``, in nats.
 
-    Args:
-        hidden: ``[N, H]``, what the model gives to its head.
-        head: the head, from ``run_to_head``.
-        labels: int64 ``[N]``.
-        with_entropy: also give the entropies.
-        chunk_size: rows whose logits exist at one time; None: 128 on a CPU, 1,024 on a GPU.
+    ``hidden`` is ``[N, H]``, ``head`` from ``run_to_head``. The log-probabilities are float32 or wider and
+    differentiable, once; the entropy, None unless asked for, has no graph. At a label of -100 both are 0; others that
+    are not in the vocabulary raise a ``DataError``. Labels are checked where they are, then moved to the hidden states:
+    on the CPU they cost no waiting for a GPU. ``chunk_size`` rows of logits exist at one time.
 
-    Returns:
-        ``(log_probs, entropy)``, each ``[N]``, float32 or wider. The log-probabilities are differentiable, once;
-        the entropy, None unless asked for, has no graph.
-
-    >>> weight = torch.nn.Linear(1, 2, bias=False)
-    >>> _ = weight.weight.data.copy_(torch.tensor([[0.0], [1.0]]))
-    >>> hidden = torch.tensor([[3.0]]).log()
-    >>> log_probs, entropy = head_log_probs(hidden, OutputHead(weight), torch.tensor([1]), with_entropy=True)
-    >>> log_probs.exp(), entropy
-    (tensor([0.7500], grad_fn=<ExpBackward0>), tensor([0.5623]))
+    >>> head = OutputHead(torch.nn.Linear(4, 9, bias=False))
+    >>> head_log_probs(torch.zeros(1, 4), head, torch.tensor([1]))[0].exp()
+    tensor([0.1111], grad_fn=<ExpBackward0>)
     """
+    kept = _kept(labels, head)
+    labels = labels.to(hidden.device, non_blocking=True)
+    if kept is not None:
+        found = head_log_probs(hidden[kept], head, labels[kept], with_entropy=with_entropy, chunk_size=chunk_size)
+        return tuple(None if x is None else _spread(x, kept, len(labels)) for x in found)
     if not head.is_linear:
         return _checkpointed_log_probs(hidden, head, labels, with_entropy, chunk_size or _default_chunk(hidden))
     log_probs, entropy = _Recomputed.apply(
@@ -80,18 +68,11 @@ def one_pass_loss(
     with_entropy: bool = False,
     chunk_size: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """``-sum_i weights_i * log p(labels_i)``, whose gradients are made in the forward.
+    """Compute ``-sum_i weights_i * log p(labels_i)``, its gradients in the forward.
 
-    Args:
-        hidden, head, labels, with_entropy, chunk_size: as in ``head_log_probs``.
-        weights: ``[N]``, how much each position counts, or one number for all; no gradient goes to them.
-
-    Returns:
-        ``(loss, log_probs, entropy)``: the loss is a scalar to call ``backward`` on, once; the others are ``[N]`` and
-        have no graph. Without gradient mode the loss is a value only, and its cost that of a forward.
-
-    Raises:
-        UsedTwiceError: in a second backward; the gradients are given away in the first.
+    ``weights`` is ``[N]`` or one number for all; the rest is as in ``head_log_probs``. Returns ``(loss, log_probs,
+    entropy)``: a scalar to call ``backward`` on, once (``UsedTwiceError``), and ``[N]`` values without a graph. Without
+    gradient mode the loss is a value only, and its cost that of a forward.
 
     >>> head = OutputHead(torch.nn.Linear(4, 9, bias=False))
     >>> hidden = torch.zeros(2, 4, requires_grad=True)
@@ -105,11 +86,19 @@ def one_pass_loss(
     )
     if not (needs_gradient and head.is_linear):
         log_probs, entropy = head_log_probs(hidden, head, labels, with_entropy=with_entropy, chunk_size=chunk_size)
-        loss = -(weights * log_probs).sum()
-        return loss, log_probs.detach(), entropy
+        return -(weights * log_probs).sum(), log_probs.detach(), entropy
+    kept = _kept(labels, head)
+    labels = labels.to(hidden.device, non_blocking=True)
+    if kept is not None:
+        hidden, targets = hidden[kept], labels[kept]
+        weights = weights[kept] if isinstance(weights, torch.Tensor) and weights.dim() else weights
+    else:
+        targets = labels
     loss, log_probs, entropy = _OnePass.apply(
-        hidden, head.module.weight, head.module.bias, head, labels, weights, with_entropy, chunk_size
+        hidden, head.module.weight, head.module.bias, head, targets, weights, with_entropy, chunk_size
     )
+    if kept is not None:
+        log_probs, entropy = (_spread(x, kept, len(labels)) for x in (log_probs, entropy))
     return loss, log_probs, entropy if with_entropy else None
 
 
@@ -122,47 +111,18 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden, weight, bias, head, labels, with_entropy, chunk_size):
         ctx.save_for_backward(hidden, weight, bias)
-        hidden, weight, bias = _in_dtype_of_head(head, hidden, weight, bias)
-        ctx.head, ctx.chunk_size, ctx.fused = head, chunk_size, _can_fuse(head, hidden, weight, bias)
-        if ctx.fused:
-            log_probs, entropy, log_total = fused_head.statistics(hidden, weight, labels, scale=head.scale)
-            ctx.statistics = labels, log_total, log_probs.clone()
-            ctx.mark_non_differentiable(entropy)
-            return log_probs, entropy
-        top, log_total, log_probs, entropy = (_per_row(hidden) for _ in range(4))  # [N] each
-        step = compiled_on_gpu(_log_softmax_of_labels, hidden, overwrites=True)
-        for rows in _chunks(hidden, chunk_size):
-            logits = _logits(hidden[rows], weight, bias, head)  # [c, V]
-            top[rows], log_total[rows], log_probs[rows], found = step(logits, labels[rows], with_entropy)
-            if with_entropy:
-                entropy[rows] = found
-        ctx.statistics = labels, top, log_total, log_probs.clone()  # an output kept by itself would keep its graph
+        ctx.others = head, labels, chunk_size
+        log_probs, entropy, _ = _in_chunks((hidden, weight, bias), head, labels, None, with_entropy, chunk_size)
         ctx.mark_non_differentiable(entropy)
         return log_probs, entropy
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad_log_probs, _):
-        hidden, weight, bias = _in_dtype_of_head(ctx.head, *ctx.saved_tensors)
-        if ctx.fused:
-            gradients = fused_head.gradients(
-                hidden,
-                weight,
-                *ctx.statistics,
-                grad_log_probs,
-                scale=ctx.head.scale,
-                dtypes=_gradient_dtypes(ctx.needs_input_grad, *ctx.saved_tensors),
-            )
-            return *gradients, None, None, None, None, None
-        gradients = _Gradients(ctx.needs_input_grad, *ctx.saved_tensors)
-        labels, top, log_total, log_probs = ctx.statistics
-        step, weights = compiled_on_gpu(_gradient_of_logits, hidden, overwrites=True), grad_log_probs * ctx.head.scale
-        for rows in _chunks(hidden, ctx.chunk_size):
-            logits = _logits(hidden[rows], weight, bias, ctx.head)  # [c, V], the same again
-            of_capped = _slope_of_cap(logits, ctx.head)
-            of_rows = (labels[rows], top[rows], log_total[rows], log_probs[rows], weights[rows])
-            gradients.add(rows, step(logits, *of_rows, hidden.dtype), of_capped, hidden[rows], weight)
-        return *gradients.results(), None, None, None, None
+        head, labels, chunk_size = ctx.others
+        wanted = ctx.needs_input_grad
+        *_, gradients = _in_chunks(ctx.saved_tensors, head, labels, -grad_log_probs, False, chunk_size, wanted)
+        return *gradients, None, None, None, None
 
 
 class _OnePass(torch.autograd.Function):
@@ -170,33 +130,10 @@ class _OnePass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, head, labels, weights, with_entropy, chunk_size):
-        operands = hidden, weight, bias
-        hidden, weight, bias = _in_dtype_of_head(head, *operands)
-        log_probs, entropy = _per_row(hidden), _per_row(hidden)
-        weights = torch.as_tensor(weights, dtype=log_probs.dtype, device=log_probs.device).expand(len(log_probs))
-        if _can_fuse(head, hidden, weight, bias):
-            log_probs, entropy, *found = fused_head.one_pass(
-                hidden,
-                weight,
-                labels,
-                weights,
-                scale=head.scale,
-                dtypes=_gradient_dtypes(ctx.needs_input_grad, *operands),
-            )
-            ctx.gradients = (*found, None)
-            ctx.mark_non_differentiable(log_probs, entropy)
-            return -(weights * log_probs).sum(), log_probs, entropy
-        gradients = _Gradients(ctx.needs_input_grad, *operands)
-        step = compiled_on_gpu(_log_softmax_and_gradient, hidden, overwrites=True)
-        for rows in _chunks(hidden, chunk_size):
-            logits = _logits(hidden[rows], weight, bias, head)  # [c, V]
-            of_capped = _slope_of_cap(logits, head)
-            scaled = -head.scale * weights[rows]
-            gradient, log_probs[rows], found = step(logits, labels[rows], scaled, with_entropy, hidden.dtype)
-            if with_entropy:
-                entropy[rows] = found
-            gradients.add(rows, gradient, of_capped, hidden[rows], weight)
-        ctx.gradients = gradients.results()
+        weights = torch.as_tensor(weights, dtype=wide(hidden.dtype), device=hidden.device).expand(len(hidden))
+        log_probs, entropy, ctx.gradients = _in_chunks(
+            (hidden, weight, bias), head, labels, weights, with_entropy, chunk_size, ctx.needs_input_grad
+        )
         ctx.mark_non_differentiable(log_probs, entropy)
         return -(weights * log_probs).sum(), log_probs, entropy
 
@@ -212,8 +149,51 @@ class _OnePass(torch.autograd.Function):
         return *gradients, None, None, None, None, None
 
 
+def _in_chunks(
+    operands: tuple[torch.Tensor, torch.Tensor, torch.Tensor | None],
+    head: OutputHead,
+    labels: torch.Tensor,
+    weights: torch.Tensor | None,
+    with_entropy: bool,
+    chunk_size: int | None,
+    wanted: tuple[bool, ...] = (False, False, False),
+) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
+    """Compute log-probabilities, entropies and the loss's gradients that are wanted."""
+    # Cast as the head does, under autocast to half precision. Here and not outside of the autograd functions, where
+    # autograd would round the float32 gradients to half precision first.
+    dtype = head.autocast or head.module.weight.dtype
+    hidden, weight, bias = (None if tensor is None else tensor.to(dtype) for tensor in operands)
+    if bias is None and head.cap is None and (tiles := triton_head.usable_tiles(hidden, weight)):
+        dtypes = tuple(x.dtype if need else None for x, need in zip(operands[:2], wanted, strict=False))
+        log_probs, entropy, *found = triton_head.one_pass(
+            hidden, weight, labels, weights, scale=head.scale, dtypes=dtypes, tiles=tiles
+        )
+        return log_probs, entropy, (*found, None)
+    log_probs, entropy = (hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype)) for _ in range(2))
+    gradients = _Gradients(wanted, *operands)
+    step = compiled_on_gpu(_log_softmax_and_gradient, hidden, overwrites=True)
+    for rows in blocks(len(hidden), chunk_size or _default_chunk(hidden)):
+        logits = product(hidden[rows], weight.T)  # [c, V], float32 or wider
+        if bias is not None:
+            logits += bias
+        if head.scale != 1.0:
+            logits *= head.scale
+        slope_of_cap = None
+        if head.cap is not None:
+            logits = logits.div_(head.cap).tanh_()
+            slope_of_cap = 1.0 - logits.square() if any(wanted) else None  # of cap * tanh(z / cap)
+            logits.mul_(head.cap)
+        scaled = None if weights is None else -head.scale * weights[rows]
+        log_probs[rows], found, gradient = step(logits, labels[rows], scaled, with_entropy, hidden.dtype)
+        if with_entropy:
+            entropy[rows] = found
+        if gradient is not None:
+            gradients.add(rows, gradient, slope_of_cap, hidden[rows], weight)
+    return log_probs, entropy, gradients.results()
+
+
 class _Gradients:
-    """Collects the gradients of hidden states, weight and bias over the chunks; None for those not wanted."""
+    """Collects the gradients of hidden states, weight and bias over the chunks; None for one that is not wanted."""
 
     def __init__(self, wanted: tuple[bool, ...], hidden: torch.Tensor, weight: torch.Tensor, bias) -> None:
         sum_dtype = wide(weight.dtype)
@@ -230,7 +210,7 @@ class _Gradients:
         hidden: torch.Tensor,
         weight: torch.Tensor,
     ) -> None:
-        """One chunk's share, from the gradient of its logits, ``[c, V]`` in the operands' dtype."""
+        """Add one chunk's part, from the gradient of its logits ``[c, V]``."""
         if slope_of_cap is not None:
             gradient = (gradient * slope_of_cap).to(hidden.dtype)
         if self.bias is not None:
@@ -241,127 +221,74 @@ class _Gradients:
             add_product(self.weight, gradient.T, hidden)
 
     def results(self) -> tuple[torch.Tensor | None, ...]:
-        """Each in its input's dtype."""
+        """Return each gradient in its input's dtype."""
         found = (self.hidden, self.weight, self.bias)
         return tuple(None if g is None else g.to(dtype) for g, dtype in zip(found, self.dtypes, strict=True))
 
 
-# --- what happens to one chunk: [c, V] in, one number a row out. Written in place; logits are overwritten -------------
-
-
-def _log_softmax_of_labels(
-    logits: torch.Tensor, labels: torch.Tensor, with_entropy: bool
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Maximum, log of the sum of ``exp(z - maximum)``, log-probability of the label, entropy; ``[c]`` each."""
+def _log_softmax_and_gradient(
+    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor | None, with_entropy: bool, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+    """Compute ``[c]`` log-probabilities, entropies and ``weight * (onehot - p)``."""
     top = logits.amax(dim=-1, keepdim=True)
-    # The maximum goes off first: `z_y - logsumexp` would be off by 1e-3 at logits of 1e4. The clamp makes of a
-    # forbidden token's -inf a number that exp takes to 0 and that 0 can be multiplied with.
+    # Subtract the maximum first: `z_y - logsumexp` would be off by 1e-3 at logits of 1e4. The clamp turns a forbidden
+    # token's -inf into a number that exp takes to 0 and that 0 can be multiplied with.
     logits = logits.sub_(top).clamp_(min=torch.finfo(logits.dtype).min)
     chosen = logits.gather(-1, labels.unsqueeze(-1))
     probabilities = logits.exp()  # not yet divided by their sum
-    total = probabilities.sum(dim=-1, keepdim=True)
-    entropy = None
-    if with_entropy:
-        entropy = (total.log() - (probabilities.mul_(logits)).sum(dim=-1, keepdim=True) / total).squeeze(-1)
-    log_total = total.log()
-    return top.squeeze(-1), log_total.squeeze(-1), (chosen - log_total).squeeze(-1), entropy
-
-
-def _gradient_of_logits(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    top: torch.Tensor,
-    log_total: torch.Tensor,
-    log_probs: torch.Tensor,
-    weights: torch.Tensor,
-    dtype: torch.dtype,
-) -> torch.Tensor:
-    """``weight * (onehot - p)``, the gradient of ``sum_i weight_i * log p_i``; ``[c, V]`` in ``dtype``."""
-    gradient = logits.sub_(top.unsqueeze(-1)).sub_(log_total.unsqueeze(-1)).exp_().mul_(-weights.unsqueeze(-1))
-    return _put_label(gradient.to(dtype), labels, log_probs, weights)
-
-
-def _log_softmax_and_gradient(
-    logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor, with_entropy: bool, dtype: torch.dtype
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """``(weight * (onehot - p) [c, V] in dtype, log-probability [c], entropy [c])``."""
-    top = logits.amax(dim=-1, keepdim=True)
-    logits = logits.sub_(top).clamp_(min=torch.finfo(logits.dtype).min)
-    chosen = logits.gather(-1, labels.unsqueeze(-1))
-    probabilities = logits.exp()
     total = probabilities.sum(dim=-1, keepdim=True)
     log_probs = (chosen - total.log()).squeeze(-1)
     entropy = None
     if with_entropy:
         entropy = (total.log() - logits.mul_(probabilities).sum(dim=-1, keepdim=True) / total).squeeze(-1)
-    gradient = probabilities.mul_(-weights.unsqueeze(-1) / total)
-    return _put_label(gradient.to(dtype), labels, log_probs, weights), log_probs, entropy
+    if weights is None:
+        return log_probs, entropy, None
+    gradient = probabilities.mul_(-weights.unsqueeze(-1) / total).to(dtype)
+    at_label = -torch.expm1(log_probs) * weights  # right to float32's 1e-7 for a sure token, with p near 1
+    gradient.scatter_(-1, labels.unsqueeze(-1), at_label.unsqueeze(-1).to(dtype))
+    return log_probs, entropy, gradient
 
 
-def _put_label(gradient: torch.Tensor, labels: torch.Tensor, log_probs: torch.Tensor, weights: torch.Tensor):
-    """``1 - p`` of the label, from its log-probability (for a sure token, p near 1, to float32's 1e-7)."""
-    at_label = -torch.expm1(log_probs) * weights
-    return gradient.scatter_(-1, labels.unsqueeze(-1), at_label.unsqueeze(-1).to(gradient.dtype))
+# --- labels -----------------------------------------------------------------------------------------------------------
 
 
-# --- scale and cap ----------------------------------------------------------------------------------------------------
+def _kept(labels: torch.Tensor, head: OutputHead) -> torch.Tensor | None:
+    """Return the positions whose label is not -100, or None if that is all of them.
+
+    Raises:
+        DataError: a label outside of the vocabulary; on a GPU it would end the process, or go unnoticed.
+    """
+    if not len(labels):
+        return None
+    vocabulary = len(head.module.weight) if head.is_linear else getattr(head.module, "out_features", 2**62)
+    ignored = labels == IGNORED
+    low, high, any_ignored = torch.stack(  # one transfer from the GPU
+        [labels.masked_fill(ignored, 0).min(), labels.max(), ignored.any().long()]
+    ).tolist()
+    if low < 0 or high >= vocabulary:
+        raise DataError(
+            f"a label is {low if low < 0 else high}, the output head has {vocabulary} tokens",
+            f"tokenize with the tokenizer that belongs to the model; {IGNORED} marks a position without a label",
+        )
+    return (~ignored).nonzero().squeeze(-1) if any_ignored else None
 
 
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, head: OutputHead) -> torch.Tensor:
-    """``[c, V]``, float32 or wider, as the model gives them."""
-    logits = product(hidden, weight.T)
-    if bias is not None:
-        logits += bias
-    if head.scale != 1.0:
-        logits *= head.scale
-    return logits if head.cap is None else logits.div_(head.cap).tanh_().mul_(head.cap)
-
-
-def _slope_of_cap(logits: torch.Tensor, head: OutputHead) -> torch.Tensor | None:
-    """d cap*tanh(z/cap) / dz = 1 - (capped / cap)^2, kept before the logits are overwritten."""
-    return None if head.cap is None else 1.0 - (logits / head.cap).square_()
-
-
-# --- dtypes and chunks ------------------------------------------------------------------------------------------------
-
-
-def _chunks(hidden: torch.Tensor, chunk_size: int | None) -> list[slice]:
-    return blocks(len(hidden), chunk_size or _default_chunk(hidden))
+def _spread(values: torch.Tensor, positions: torch.Tensor, n: int) -> torch.Tensor:
+    """Put values back at their positions, with 0 elsewhere."""
+    return values.new_zeros(n).index_copy(0, positions.to(values.device), values)
 
 
 def _default_chunk(hidden: torch.Tensor) -> int:
     return GPU_CHUNK if hidden.is_cuda else CPU_CHUNK
 
 
-def _in_dtype_of_head(head: OutputHead, *tensors: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
-    """Hidden states, weight and bias as the head computes with them: under autocast in half precision.
-
-    Cast inside the autograd functions: outside, autograd would round the float32 gradients to half precision first.
-    """
-    dtype = head.autocast or head.module.weight.dtype
-    return tuple(None if tensor is None else tensor.to(dtype) for tensor in tensors)
-
-
-def _gradient_dtypes(wanted: tuple[bool, ...], hidden: torch.Tensor, weight: torch.Tensor, bias: None):
-    """Of the gradients of hidden states and weight; None for one that is not wanted."""
-    return hidden.dtype if wanted[0] else None, weight.dtype if wanted[1] else None
-
-
-def _can_fuse(head: OutputHead, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    return bias is None and head.cap is None and fused_head.is_usable(hidden, weight)
-
-
-def _per_row(hidden: torch.Tensor) -> torch.Tensor:
-    return hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype))
-
-
-# --- heads that are not one matrix ------------------------------------------------------------------------------------
+# --- heads that are not one matrix (quantised, LoRA on the head) ------------------------------------------------------
 
 
 def _checkpointed_log_probs(
     hidden: torch.Tensor, head: OutputHead, labels: torch.Tensor, with_entropy: bool, chunk_size: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The same through the module itself (quantised, LoRA on the head): autograd recomputes each chunk."""
+    """Do the same through the module itself, with each chunk recomputed."""
 
     def of_chunk(rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         with head.autocasting(rows.device):

@@ -1,29 +1,33 @@
-"""Loading a model and its tokenizer: safetensors only, no code from the model's folder, no surprise downloads."""
+"""Loading models, tokenizers and adapters: safetensors only, no code from the folder, no surprise downloads.
+
+``load_model_and_tokenizer`` takes the name of an embedded or fetched model, a folder, a hub name, or the folder of an
+adapter, which is loaded over its model. What the libraries raise becomes one line with a remedy here, and nowhere else.
+"""
 
 from __future__ import annotations
 
+import logging
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft.errors import ConfigError, CourseError
+from cs336_sft.utils.files import read_json
 
 if TYPE_CHECKING:
     import torch
+    from peft import PeftModel
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 EMBEDDED = "tiny-base"
+# ``adapter.json`` is written next to peft's file, which names the model below by its path on one machine, and does not
+# say whether its weights were in 4 bits.
+ADAPTER_FILE, PEFT_FILE = "adapter.json", "adapter_config.json"
 
 
 def embedded_model_path() -> Path:
-    """The folder of the base model that the package ships.
-
-    Raises:
-        CourseError: the installation lacks it.
-
-    >>> embedded_model_path().name
-    'tiny-base'
-    """
+    """Find the folder of the base model that the package ships."""
     folder = Path(str(resources.files("cs336_sft") / "assets" / EMBEDDED))
     if not (folder / "config.json").is_file():
         raise CourseError(
@@ -32,11 +36,27 @@ def embedded_model_path() -> Path:
     return folder
 
 
-def looks_like_path(source: str) -> bool:
-    """Whether a name means a folder rather than a model on the hub (``organisation/name``).
+def resolve_source(source: str | Path) -> str | Path:
+    """Turn ``embedded`` and the names of ``cs336-sft fetch`` into folders.
 
-    A hub name has at most one slash and no leading dot. What exists on disk is a path whatever it looks like, and so
-    is a name inside a folder that exists: a misspelt ``runs/first/checkpoint`` must not become a download.
+    Raises:
+        CourseError: the model is missing from the installation, or was not fetched yet.
+
+    >>> resolve_source("Qwen/Qwen2.5-Math-1.5B"), resolve_source("embedded") == embedded_model_path()
+    ('Qwen/Qwen2.5-Math-1.5B', True)
+    """
+    if source == "embedded":
+        return embedded_model_path()
+    from cs336_sft.data.download import ARTIFACT_NAMES, fetched_folder
+
+    return fetched_folder(source) if source in ARTIFACT_NAMES else source
+
+
+def looks_like_path(source: str) -> bool:
+    """Tell whether a name means a folder rather than a model on the hub.
+
+    What exists on disk is a path, and so is a name inside a folder that exists: a misspelt ``runs/first/checkpoint``
+    must not become a download.
 
     >>> [looks_like_path(s) for s in ("runs/x/checkpoint", "./model", "/models/x", "Qwen/Qwen2.5-Math-1.5B")]
     [True, True, True, False]
@@ -48,29 +68,21 @@ def looks_like_path(source: str) -> bool:
 
 
 def check_model_source(source: str | Path) -> str:
-    """The source as the loader takes it: an existing folder with safetensors weights, or a hub name.
+    """Return the source as the loader takes it: a model folder or a hub name.
 
     A folder that is not there is an error here; it never becomes a request to the hub.
 
     Raises:
-        ConfigError: no such folder, a file in place of a folder, no ``config.json``, or weights only as pickles
-            (``.bin``, ``.pt``), which can run code when they are loaded.
-
-    >>> check_model_source("Qwen/Qwen2.5-Math-1.5B")
-    'Qwen/Qwen2.5-Math-1.5B'
-    >>> check_model_source("./nowhere")
-    Traceback (most recent call last):
-        ...
-    cs336_sft.errors.ConfigError: no model folder ./nowhere. Remedy: give a folder with config.json and *.safetensors, or a hub name such as Qwen/Qwen2.5-Math-1.5B.
-    """  # noqa: E501
+        ConfigError: no such folder, no ``config.json``, or weights only as pickles, which can run code when loaded.
+    """
+    source = resolve_source(source)
     if not isinstance(source, Path) and not looks_like_path(source):
         return source
     folder = Path(source).expanduser()
     remedy = "give a folder with config.json and *.safetensors, or a hub name such as Qwen/Qwen2.5-Math-1.5B"
-    if not folder.exists():
-        raise ConfigError(f"no model folder {source}", remedy)
     if not folder.is_dir():
-        raise ConfigError(f"{source} is a file, not a model folder", remedy)
+        what = f"{source} is a file, not a model folder" if folder.exists() else f"no model folder {source}"
+        raise ConfigError(what, remedy)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"{source} has no config.json, so it is not a model folder", remedy)
     if not any(folder.glob("*.safetensors")):
@@ -85,89 +97,232 @@ def check_model_source(source: str | Path) -> str:
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or hub name, with the end-of-text token as pad where it has no pad token.
-
-    Raises:
-        ConfigError: no such folder, or nothing that transformers can read as a tokenizer.
-    """
+    """Load the tokenizer of a folder or hub name, with a pad token."""
     from transformers import AutoTokenizer
 
+    source = resolve_source(source)
+    name = str(source)
     if isinstance(source, Path) or looks_like_path(source):
-        folder = Path(source).expanduser()
-        if not folder.is_dir():
+        name = str(Path(source).expanduser())
+        if not Path(name).is_dir():
             raise ConfigError(f"no tokenizer folder {source}", "give a folder with tokenizer.json, or a hub name")
-        name = str(folder)
-    else:
-        name = source
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"no tokenizer could be read from {source} ({_first_line(error)})", _remedy(name)) from error
+    except Exception as error:
+        raise ConfigError(f"no tokenizer could be read from {source} ({_reason(error)})", _remedy(name)) from error
+    # transformers makes an empty tokenizer of a folder that has the configuration of a model alone.
+    if len(tokenizer) <= len(tokenizer.all_special_ids) or not tokenizer("1", add_special_tokens=False)["input_ids"]:
+        raise ConfigError(f"{source} has no tokenizer: its vocabulary is empty", "save its tokenizer there as well")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def load_model_and_tokenizer(
-    source: str | Path,
-    *,
-    dtype: torch.dtype | None = None,
-    device: str | torch.device | None = None,
-    **loading: Any,
+    source: str | Path, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None, **loading: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal language model in evaluation mode and its tokenizer.
+    """Load a causal language model in evaluation mode, and its tokenizer.
 
-    Args:
-        source: a folder with ``config.json`` and safetensors, a hub name, or the folder of an adapter, which is
-            loaded over its model.
-        dtype: of the weights, float32 if left out: training keeps fp32 master weights, and the shipped bf16 weights
-            are exact in it.
-        device: where to put the model; left where it was loaded (CPU) if None.
-        loading: further arguments of ``from_pretrained``, such as ``quantization_config``.
+    ``source`` is a folder, a hub name, the folder of an adapter, ``embedded``, or ``smollm2``. The weights are in
+    float32 on the CPU by default; ``loading`` are further arguments of ``from_pretrained``.
 
     Raises:
-        ConfigError: see :func:`check_model_source`; also a damaged file or a hub that can't be reached.
+        ConfigError: see ``check_model_source``; also a damaged or incomplete model, or a hub that can't be reached.
 
-    >>> model, tokenizer = load_model_and_tokenizer(embedded_model_path())
+    >>> model, tokenizer = load_model_and_tokenizer("embedded")
     >>> model.dtype, model.training, tokenizer.pad_token
     (torch.float32, False, '<|endoftext|>')
     """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
-
-    from cs336_sft.model.lora import is_adapter_folder, load_adapted
-
     if is_adapter_folder(source):
         return load_adapted(source, dtype=dtype, device=device)
     name = check_model_source(source)
     tokenizer = load_tokenizer(name)
-    try:
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype or torch.float32, use_safetensors=True, trust_remote_code=False, **loading
-        )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"no model could be loaded from {source} ({_first_line(error)})", _remedy(name)) from error
-    # The loss and the generation must agree on where an answer ends; a folder's two files can disagree.
+    model = _load_weights(name, source, dtype, loading)
+    vocabulary = model.get_input_embeddings().num_embeddings
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id >= vocabulary:
+        tokenizer.pad_token = tokenizer.eos_token  # a pad token that was added without a row of the embedding
     if model.generation_config.pad_token_id is None:
         model.generation_config.pad_token_id = tokenizer.pad_token_id
-    if device is not None:
-        model = model.to(device)
-    return model.eval(), tokenizer
+    return (model if device is None else model.to(device)).eval(), tokenizer
+
+
+def load_quantized(
+    source: str | Path, *, compute_dtype: torch.dtype | None = None, device: str | torch.device | None = None
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load a model with its linear layers, but not the head, in 4 bits (NF4).
+
+    ``compute_dtype``, to which weights are unpacked for each product and which the others have, is bfloat16 on a GPU
+    and float32 on a CPU by default; ``device`` is the GPU if there is one.
+
+    Raises:
+        ConfigError: bitsandbytes is missing or too old for the device; also as ``load_model_and_tokenizer``.
+    """
+    require_package("bitsandbytes", "qlora")
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    device = torch.device(device or best_device())
+    if device.type == "cuda" and device.index is None:  # accelerate compares the number
+        device = torch.device("cuda", torch.cuda.current_device())
+    compute_dtype = compute_dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32)
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+    )
+    model, tokenizer = load_model_and_tokenizer(
+        source, dtype=compute_dtype, device_map={"": device}, quantization_config=settings
+    )
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            # On some CPUs bitsandbytes repacks the weights at the first evaluation, for a kernel without a backward
+            # pass, and never back: training after an evaluation would then fail.
+            module.support_avx512bf16_for_cpu = False
+    return model, tokenizer
+
+
+def load_adapted(
+    folder: str | Path,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    dequantize: bool = False,
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+    """Load an adapter over its model, frozen, in evaluation mode, and their tokenizer.
+
+    ``dequantize`` unpacks the 4-bit weights of a QLoRA run, as they are, into ``dtype``.
+
+    Raises:
+        ConfigError: peft (for QLoRA: bitsandbytes) is missing, or the model is not there.
+    """
+    require_package("peft", "lora")
+    import torch
+    from peft import PeftModel
+
+    folder = Path(folder).expanduser()
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise ConfigError(
+            f"{folder} has no adapter_model.safetensors (a pickled adapter can run code when it is loaded)",
+            "save the adapter with save_pretrained(folder), which writes safetensors",
+        )
+    base, quantized = adapter_base(folder)
+    if quantized:
+        model, tokenizer = load_quantized(base, compute_dtype=dtype, device=device)
+        if dequantize:
+            model = model.dequantize(dtype=dtype or torch.float32)
+    else:
+        model, tokenizer = load_model_and_tokenizer(base, dtype=dtype, device=device)
+    try:
+        adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
+    except Exception as error:
+        raise ConfigError(
+            f"the adapter {folder} could not be loaded over {base} ({_reason(error)})",
+            f"check that {PEFT_FILE} names the model that it was trained over",
+        ) from error
+    if (folder / "tokenizer_config.json").is_file():  # peft's own output has none
+        tokenizer = load_tokenizer(folder)
+    return adapted.eval(), tokenizer
+
+
+def is_adapter_folder(source: str | Path) -> bool:
+    """Tell whether a folder holds an adapter rather than a whole model."""
+    return (Path(source).expanduser() / PEFT_FILE).is_file()
+
+
+def adapter_base(folder: Path) -> tuple[str, bool]:
+    """Read which model an adapter belongs to, and whether that was in 4 bits."""
+    if (folder / ADAPTER_FILE).is_file():
+        stored = read_json(folder / ADAPTER_FILE)
+        return stored["base"], stored["quantize"]
+    base = read_json(folder / PEFT_FILE).get("base_model_name_or_path")
+    if not base:
+        raise ConfigError(f"{folder} does not say which model it belongs to", f"name it in {PEFT_FILE}")
+    return base, False
+
+
+def make_saveable(model: PreTrainedModel) -> None:
+    """Correct generation settings that transformers loads but refuses to save."""
+    # Many models of the hub have a temperature without `do_sample`: their authors mean sampling.
+    settings = getattr(model, "generation_config", None)
+    if settings is None:
+        return
+    for attempt in ("as it is", "with do_sample"):
+        try:
+            settings.validate(strict=True)
+            return
+        except ValueError as error:
+            if attempt == "with do_sample":
+                raise ConfigError(
+                    f"the model's generation settings are invalid, so it can't be saved ({_reason(error)})",
+                    "correct its generation_config.json, or set model.generation_config",
+                ) from error
+            settings.do_sample = True
+
+
+def require_package(package: str, extra: str) -> None:
+    """Refuse to go on without an optional package."""
+    # peft imports bitsandbytes too, which says on every CPU that an optional faster kernel is not installed.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    if find_spec(package) is None:
+        raise ConfigError(f"the package {package} is not installed", f"pip install 'cs336-sft[{extra}]'")
 
 
 def best_device() -> str:
-    """``"cuda"`` where PyTorch sees such a GPU, else ``"cpu"``."""
+    """Return ``"cuda"`` or ``"cpu"``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+def quiet_libraries() -> None:
+    """Switch off transformers' progress bars and notices for this process."""
+    from transformers.utils import logging as notices
+
+    notices.set_verbosity_error()
+    notices.disable_progress_bar()
+
+
+def _load_weights(name: str, source: str | Path, dtype: torch.dtype | None, loading: dict[str, Any]) -> PreTrainedModel:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model, report = AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=dtype or torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **loading,
+        )
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:  # what transformers and its optional packages raise has no common type
+        raise ConfigError(f"no model could be loaded from {source} ({_reason(error)})", _remedy(name)) from error
+    if missing := sorted(report["missing_keys"]):  # a tied head is not missing
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        raise ConfigError(
+            f"{source} lacks weights that the model needs: {', '.join(missing[:3])}{more}",
+            "save the whole model again with save_pretrained, or download it again",
+        )
+    make_saveable(model)
+    return model
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's kind and first line, without its full stop."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else ""
+    if text.startswith("You set `ignore_mismatched_sizes`"):
+        text = "weights have other shapes than config.json says"
+    elif text.endswith("is invalid:") and len(lines) > 1:
+        text = lines[1].lstrip("- ")
+    known = isinstance(error, OSError | ValueError)  # whose text says enough
+    return (text if known and text else f"{type(error).__name__}: {text}").rstrip(".: ")
 
 
 def _remedy(name: str) -> str:
     if Path(name).exists():
-        return "check that the folder is complete, or save it again with save_pretrained"
+        return "check the folder and its config.json, install what the error names, or save the model again"
     return "check the name and the connection to the hub, or give the folder of a downloaded copy"

@@ -1,9 +1,8 @@
-"""Ways to get log-probabilities and entropies from hidden states, from the notes' to the one that keeps no logits.
+"""Ways to get log-probabilities and entropies from hidden states, from the naive one to one that keeps no logits.
 
-They give the same numbers and differ in what they hold in memory, which is what notebook 10, ``cs336-sft memory`` and
-``benchmarks/entropy_oom.py`` compare. Training uses ``cs336_sft.logprobs``. Each takes hidden states ``[N, h]``, the
-head's matrix ``[V, h]`` and labels ``[N]`` (int64), and returns ``(log_probs, entropy)``, both float32 ``[N]`` in nats;
-``entropy`` has no graph. Logits in half precision are brought to float32, as float32 logits cost the notes 7.46 GB.
+They give the same numbers and differ in what they hold in memory, which notebook 10 compares. Training uses
+``cs336_sft.logprobs``. Each takes hidden states ``[N, h]``, the head's matrix ``[V, h]`` and labels ``[N]`` (int64),
+and returns ``(log_probs, entropy)``, both float32 ``[N]`` in nats; ``entropy`` has no graph.
 """
 
 from __future__ import annotations
@@ -17,21 +16,13 @@ from torch.utils.checkpoint import checkpoint
 Result = tuple[torch.Tensor, torch.Tensor]
 Method = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], Result]
 
-CHUNK = 1024  # positions whose logits exist at once
+
+def naive(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> Result:
+    """Make the logits, a log-softmax, and three tensors for the entropy, as the notes."""
+    return naive_line_by_line(hidden, weight, labels, lambda line: None)
 
 
-def notes(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> Result:
-    """The notes' version: a log-softmax for the loss; softmax, log-softmax and their product for the entropy.
-
-    >>> hidden, weight = torch.eye(2), torch.tensor([[1.0, 0.0], [0.0, 3.0]]).log().nan_to_num(neginf=0.0)
-    >>> log_probs, entropy = notes(hidden, weight, torch.tensor([0, 1]))
-    >>> log_probs.exp(), entropy
-    (tensor([0.5000, 0.7500]), tensor([0.6931, 0.5623]))
-    """
-    return notes_line_by_line(hidden, weight, labels, lambda line: None)
-
-
-def notes_line_by_line(
+def naive_line_by_line(
     hidden: torch.Tensor,
     weight: torch.Tensor,
     labels: torch.Tensor,
@@ -40,15 +31,13 @@ def notes_line_by_line(
     upcast: bool = True,
     keep: bool = False,
 ) -> Result:
-    """``notes``, calling ``mark`` before each line with the name of what it is about to make.
+    """Do as ``naive``, calling ``mark`` before each line with its name.
 
-    Args:
-        mark: looks at the memory, say; called last with ``"end"``, while everything is still alive.
-        upcast: bring logits in half precision to float32.
-        keep: keep the logits in half precision beside them, as a model's output object does that is still referred to.
+    It is called last with ``"end"``, while everything is still alive. ``upcast`` brings logits in half precision to
+    float32; ``keep`` keeps them in half precision as well, as a model's output object does.
 
     >>> lines = []
-    >>> _ = notes_line_by_line(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), lines.append)
+    >>> _ = naive_line_by_line(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), lines.append)
     >>> lines
     ['logits', 'logits.float()', 'log-softmax of the loss', 'probs', 'log_probs', 'probs * log_probs', 'end']
     """
@@ -72,8 +61,8 @@ def notes_line_by_line(
     return log_probs, entropy
 
 
-def notes_with_graph(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> Result:
-    """The notes' version without ``no_grad``: the entropy's graph keeps its tensors until the backward."""
+def naive_with_graph(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> Result:
+    """Leave out ``no_grad``: the entropy's graph keeps its tensors until the backward."""
     logits = F.linear(hidden, weight).float()
     log_probs = torch.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
     probs, log_softmax = torch.softmax(logits, dim=-1), torch.log_softmax(logits, dim=-1)
@@ -81,7 +70,7 @@ def notes_with_graph(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.T
 
 
 def log_softmax(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> Result:
-    """One log-softmax for both, the logits dropped as soon as it is there."""
+    """Make one log-softmax for both, and drop the logits at once."""
     logits = F.linear(hidden, weight).float()
     log_softmax = torch.log_softmax(logits, dim=-1)  # [N, V], kept for the backward
     del logits
@@ -92,7 +81,10 @@ def log_softmax(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
 
 
 def logsumexp(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> Result:
-    """``log p_y = z_y - logsumexp(z)`` and ``H = logsumexp(z) - sum_v p_v z_v``: only the logits stay."""
+    """Keep the logits alone.
+
+    ``log p_y = z_y - logsumexp(z)`` and ``H = logsumexp(z) - sum_v p_v z_v``.
+    """
     logits = F.linear(hidden, weight).float()
     normalizer = torch.logsumexp(logits, dim=-1)  # [N]
     log_probs = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - normalizer
@@ -103,15 +95,15 @@ def logsumexp(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) 
 
 
 def chunked_rows(
-    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, method: Method = logsumexp, chunk: int = CHUNK
+    hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, method: Method = logsumexp, chunk: int = 1024
 ) -> Result:
-    """``method`` on ``chunk`` positions at a time. Without recomputation every chunk's logits wait for the backward."""
+    """Run a method in chunks, whose logits all wait for the backward."""
     parts = [method(h, weight, y) for h, y in zip(hidden.split(chunk), labels.split(chunk), strict=True)]
     return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
 
-def recomputed(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, chunk: int = CHUNK) -> Result:
-    """As ``chunked_rows``, but each chunk's logits are dropped and made again in the backward (``checkpoint``)."""
+def recomputed(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, chunk: int = 1024) -> Result:
+    """Run in chunks whose logits are made again in the backward (``checkpoint``)."""
 
     def one(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Result:
         return checkpoint(logsumexp, h, w, y, use_reentrant=False)

@@ -2,19 +2,9 @@
 
 Weights, gradients and optimizer states are counted exactly (Rajbhandari et al. 2020, "ZeRO", section 3). Activations
 follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4: what every
-operation keeps for its backward is added up, here for the layers that transformers runs (RMSNorm, rotary positions,
-grouped-query attention without a T x T matrix, SwiGLU). The largest term of a small model with a large vocabulary, the
-logits, depends on the method (``head_methods``).
-
-The peak is a moment, not a sum: what is alive differs between forward, loss, backward and update, so the estimate lists
-each. Tests hold it beside ``memory_measurement``, within 5 %. Not in it: the CUDA context (about half a GB), scratch
-space of kernels, fragmentation, and temporaries of a few bytes per token.
-
->>> from cs336_sft.model.shape import known_shape
->>> setup = StepSetup(12, 1023, "bf16", "notes", checkpointing=True, accumulating=True)
->>> notes = estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), setup)
->>> print(format_bytes(notes.peak), "at", notes.peak_moment)
-50.9 GB at forward: logits
+operation keeps for its backward, here for RMSNorm, rotary positions, grouped-query attention without a T x T matrix,
+and SwiGLU. The logits depend on the method (``logprob_variants``). The peak is a moment, not a sum, so the estimate
+lists each moment. Not in it: the CUDA context (about half a GB), scratch space of kernels, and fragmentation.
 """
 
 from __future__ import annotations
@@ -25,9 +15,10 @@ from typing import Any, Literal, get_args
 
 from cs336_sft.errors import ConfigError
 from cs336_sft.model.shape import ModelShape
+from cs336_sft.utils.validation import check_choice, check_counts
 
 Precision = Literal["fp32", "mixed", "bf16"]
-MethodName = Literal["notes", "notes_with_graph", "log_softmax", "logsumexp", "chunked", "one_pass"]
+MethodName = Literal["naive", "naive_with_graph", "log_softmax", "logsumexp", "chunked", "one_pass"]
 Adapter = Literal["none", "lora", "qlora"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 METHODS: tuple[str, ...] = get_args(MethodName)
@@ -38,10 +29,10 @@ _PARAMETER_BYTES = {"fp32": (4, 4, 8), "mixed": (4, 4, 8), "bf16": (2, 2, 4)}
 _ACTIVATION_BYTES = {"fp32": 4, "mixed": 2, "bf16": 2}
 # float32 tensors [positions, V] that are alive at once, at the worst moment of the forward and of the backward.
 _LOGITS_COPIES = {
-    "notes": (5, 3),  # logits, the loss's log-softmax, softmax, log-softmax, their product
-    "notes_with_graph": (5, 5),
+    "naive": (5, 3),  # logits, the loss's log-softmax, softmax, log-softmax, their product
+    "naive_with_graph": (5, 5),
     "log_softmax": (3, 3),
-    "logsumexp": (2, 5),  # autograd makes softmax and gradients anew: no better in the backward
+    "logsumexp": (2, 5),  # autograd makes softmax and gradients again: no better in the backward
     "chunked": (2, 5),  # of one chunk
 }
 # Rows at a time of `one_pass_loss`, and bytes of each of their logits; with the kernel for bfloat16 on a GPU, too.
@@ -54,48 +45,31 @@ _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 class StepSetup:
     """What a training step does, as far as its memory depends on it.
 
-    Attributes:
-        batch, length: sequences that go through the model at once, and positions of each, padding included.
-        precision: ``fp32``; ``mixed`` (float32 weights, gradients and states, bfloat16 autocast); ``bf16`` (all of
-            them in bfloat16, which loses small updates).
-        method: how log-probabilities and entropies are made from the hidden states: ``one_pass`` is what ``train_sft``
-            does (``chunked_head.one_pass_loss``), the others are in ``head_methods``.
-        chunk: positions whose logits exist at once, for ``chunked``.
-        checkpointing: each layer keeps its input alone and is computed again in the backward (Chen et al. 2016).
-        accumulating: gradients of an earlier microbatch are there already.
-        device: ``cuda`` or ``cpu``; makes a difference for ``one_pass`` alone.
-        adapter: ``lora`` trains low-rank adapters of rank ``rank`` on the layers' matrices over frozen bfloat16
-            weights, ``qlora`` over 4-bit ones; both in ``mixed`` precision. Their activations are rough.
-
-    Raises:
-        ConfigError: a field out of range.
+    ``mixed`` keeps weights, gradients and states in float32 under bfloat16 autocast, ``bf16`` all in bfloat16, which
+    loses small updates. Adapters train in ``mixed`` over frozen bfloat16 (``qlora``: 4-bit) weights; their activations
+    are rough.
 
     >>> StepSetup(8, 512).tokens
     4096
     """
 
-    batch: int
-    length: int
+    micro_batch_size: int  # sequences that go through the model at once
+    seq_len: int  # positions of each, with padding
     precision: Precision = "mixed"
-    method: MethodName = "one_pass"
-    chunk: int = 1024
-    checkpointing: bool = False
-    accumulating: bool = False
-    device: Literal["cuda", "cpu"] = "cuda"
+    method: MethodName = "one_pass"  # what train_sft does; the others are in logprob_variants
+    chunk: int = 1024  # positions whose logits exist at once, for "chunked"
+    gradient_checkpointing: bool = False  # each layer keeps its input alone (Chen et al. 2016)
+    grad_accumulation: bool = False  # gradients of an earlier micro-batch are there already
+    device: Literal["cuda", "cpu"] = "cuda"  # makes a difference for "one_pass" alone
     adapter: Adapter = "none"
-    rank: int = 16
+    lora_r: int = 16
 
     def __post_init__(self) -> None:
-        for field in ("batch", "length", "chunk", "rank"):
-            value = getattr(self, field)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ConfigError(f"StepSetup.{field} is {value!r}", "give a whole number of at least 1")
-        choices = {"precision": PRECISIONS, "method": METHODS, "adapter": ADAPTERS, "device": ("cuda", "cpu")}
-        for field, allowed in choices.items():
-            if getattr(self, field) not in allowed:
-                raise ConfigError(
-                    f"StepSetup.{field} is {getattr(self, field)!r}", f"choose one of {', '.join(allowed)}"
-                )
+        check_counts(self, "micro_batch_size", "seq_len", "chunk", "lora_r")
+        check_choice(self, "precision", PRECISIONS)
+        check_choice(self, "method", METHODS)
+        check_choice(self, "adapter", ADAPTERS)
+        check_choice(self, "device", ("cuda", "cpu"))
         if self.adapter != "none" and self.precision != "mixed":
             raise ConfigError(
                 f"{self.adapter} with precision {self.precision!r}", "choose precision 'mixed' for adapters"
@@ -103,24 +77,18 @@ class StepSetup:
 
     @property
     def tokens(self) -> int:
-        """Positions of one microbatch, ``batch * length``."""
-        return self.batch * self.length
+        """Positions of one microbatch."""
+        return self.micro_batch_size * self.seq_len
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of a training step.
-
-    Attributes:
-        terms: what there is, each at its own largest; they are never all there at once.
-        moments: bytes alive at each moment of the step, in order.
-        setup, model: what was estimated.
-    """
+    """Bytes of a training step."""
 
     model: str
     setup: StepSetup
-    terms: Mapping[str, int]
-    moments: Mapping[str, int]
+    terms: Mapping[str, int]  # what there is, each at its own largest; they are never all there at once
+    moments: Mapping[str, int]  # bytes alive at each moment of the step, in order
 
     @property
     def peak(self) -> int:
@@ -129,32 +97,25 @@ class MemoryEstimate:
 
     @property
     def peak_moment(self) -> str:
-        """The first moment at which the peak is reached."""
+        """Name the first moment at which the peak is reached."""
         return max(self.moments, key=lambda name: self.moments[name])
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; sizes in bytes."""
-        return {
-            "model": self.model,
-            "setup": asdict(self.setup),
-            "terms": dict(self.terms),
-            "moments": dict(self.moments),
-            "peak": self.peak,
-            "peak_moment": self.peak_moment,
-        }
+        """Return it for JSON, sizes in bytes."""
+        return asdict(self) | {"peak": self.peak, "peak_moment": self.peak_moment}
 
 
 def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
-    """Bytes of one training step: forward, loss with logged entropy, backward, AdamW's update.
+    """Estimate the bytes of a training step with AdamW and a logged entropy.
 
     Exact for weights, gradients and states; within 5 % of the measured peak for full fine-tuning.
 
     >>> from cs336_sft.model.shape import known_shape
-    >>> estimate = estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), StepSetup(12, 1023, "bf16", "notes"))
-    >>> {name: format_bytes(size) for name, size in estimate.terms.items()}["logits"]
+    >>> estimate = estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), StepSetup(12, 1023, "bf16", "naive"))
+    >>> format_bytes(estimate.terms["logits"])
     '37.3 GB'
     """
-    n, h = setup.tokens, shape.hidden
+    n, h, checkpointed = setup.tokens, shape.hidden, setup.gradient_checkpointing
     act = _ACTIVATION_BYTES[setup.precision]
     weights, gradients, states, head_gradient = _parameter_terms(shape, setup)
     layers_gradients = (gradients - (1 if shape.tied else 2) * head_gradient) * (shape.layers - 1) // shape.layers
@@ -164,23 +125,23 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
 
     layer = n * _layer_activations(shape, setup) + layer_copies // shape.layers
     residual = n * h * (2 if setup.precision == "bf16" else 4)  # a layer's input
-    around = n * _norm_bytes(shape, setup.precision, reads=1) + 2 * setup.length * shape.head_dim * act  # sin, cos
-    per_layer = residual if setup.checkpointing else layer
+    around = n * _norm_bytes(shape, setup.precision, reads=1) + 2 * setup.seq_len * shape.head_dim * act  # sin, cos
+    per_layer = residual if checkpointed else layer
     activations = shape.layers * per_layer + around
     head = _head_bytes(shape, setup, head_copy, trains=head_gradient > 0)
 
-    resident = weights + states + (gradients if setup.accumulating else 0)
-    new = 0 if setup.accumulating else 1  # whether gradients are made by this backward, or there already
+    resident = weights + states + (gradients if setup.grad_accumulation else 0)
+    new = 0 if setup.grad_accumulation else 1  # whether gradients are made by this backward, or there already
     # In an MLP's backward two gradients of its width are alive, and the gradient of its last matrix.
     in_layer = act * n * (2 * shape.intermediate + h) + (0 if setup.adapter != "none" else act * h * shape.intermediate)
-    recomputed = layer if setup.checkpointing else 0
+    recomputed = layer if checkpointed else 0
     # The gradient of a tied head waits for the embedding's, which is dense, and autograd adds the two into a third.
     held = head_gradient if new or shape.tied else 0
     embedding_backward = (3 - new) * head_gradient if shape.tied else (1 - new) * head_gradient
     moments = {
         # Autocast's copies live at least as long as its block, even those that checkpointing does not keep.
-        "forward: layers": activations + (layer_copies if setup.checkpointing else 0),
-        "forward: logits": activations + head.forward + (layer_copies if setup.checkpointing and head.inside else 0),
+        "forward: layers": activations + (layer_copies if checkpointed else 0),
+        "forward: logits": activations + head.forward + (layer_copies if checkpointed and head.inside else 0),
         "backward: logits": activations + head.backward,
         "backward: head": activations + head.products + head.waiting,
         "backward: last layer": activations - around + recomputed + in_layer + held + head.waiting,
@@ -193,8 +154,8 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
         "gradients": gradients,
         "optimizer states": states,
         "weights in bfloat16 for autocast": layer_copies + head_copy,
-        "activations": activations - (layer_copies if not setup.checkpointing else 0),
-        "one layer, recomputed": recomputed - (layer_copies // shape.layers if setup.checkpointing else 0),
+        "activations": activations - (layer_copies if not checkpointed else 0),
+        "one layer, recomputed": recomputed - (layer_copies // shape.layers if checkpointed else 0),
         "logits": head.logits,
     }
     return MemoryEstimate(
@@ -207,17 +168,14 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
 
 @dataclass(frozen=True)
 class _HeadBytes:
-    """Bytes that the head and the loss add: in their forward, in the loss's backward, in the head's, and to the end.
-
-    ``inside``: the head runs inside autocast's block, while the layers' copies are alive.
-    """
+    """Bytes that the head and the loss add."""
 
     forward: int
-    backward: int
-    products: int
-    waiting: int
+    backward: int  # of the loss
+    products: int  # in the head's backward
+    waiting: int  # to the end of the backward
     logits: int
-    inside: bool
+    inside: bool  # the head runs inside autocast's block, while the layers' copies are alive
 
 
 def _head_bytes(shape: ModelShape, setup: StepSetup, copy: int, trains: bool) -> _HeadBytes:
@@ -250,14 +208,14 @@ def _head_bytes(shape: ModelShape, setup: StepSetup, copy: int, trains: bool) ->
         backward=backward + copy + (gradients if rows < n else 0),
         products=act * rows * vocab + gradients + copy,
         # An entropy's graph keeps softmax and log-softmax for a backward that never comes, until it is logged.
-        waiting=8 * n * vocab if setup.method == "notes_with_graph" else 0,
+        waiting=8 * n * vocab if setup.method == "naive_with_graph" else 0,
         logits=max(forward, backward),
         inside=True,
     )
 
 
 def format_bytes(size: float) -> str:
-    """Bytes in the decimal units in which cards are sold, with three figures.
+    """Write bytes in decimal units with three figures.
 
     >>> format_bytes(12 * 1023 * 151936 * 4), format_bytes(3_087_428_608), format_bytes(512)
     ('7.46 GB', '3.09 GB', '512 B')
@@ -270,23 +228,21 @@ def format_bytes(size: float) -> str:
 
 
 def _parameter_terms(shape: ModelShape, setup: StepSetup) -> tuple[int, int, int, int]:
-    """Bytes of weights, gradients, optimizer states, and the gradient of the head."""
+    """Count bytes of weights, gradients, optimizer states, head's gradient."""
     weight, gradient, state = _PARAMETER_BYTES[setup.precision]
     if setup.adapter == "none":
         p = shape.parameters
         return weight * p, gradient * p, state * p, gradient * shape.embedding
-    trained = shape.layers * setup.rank * sum(rows + columns for rows, columns in shape.linear_shapes.values())
+    trained = shape.layers * setup.lora_r * sum(rows + columns for rows, columns in shape.linear_shapes.values())
     rest = shape.parameters - shape.layer_matrices
     frozen = 2 * rest + round(shape.layer_matrices * (_NF4_BYTES if setup.adapter == "qlora" else 2))
     return frozen + weight * trained, gradient * trained, state * trained, 0
 
 
 def _norm_bytes(shape: ModelShape, precision: Precision, *, reads: int) -> int:
-    """Bytes per token that an RMSNorm and the ``reads`` matrices after it keep: input, normalised input, output.
-
-    transformers normalises in float32 and turns back before it multiplies by the weight (OLMo 2: after it). The
-    matrices share one output, but autocast makes a bfloat16 copy for each of them.
-    """
+    """Count bytes per token kept by an RMSNorm and the ``reads`` matrices after it."""
+    # transformers normalises in float32 and turns back before it multiplies by the weight (OLMo 2: after it). The
+    # matrices share one output, but autocast makes a bfloat16 copy for each of them.
     h = shape.hidden
     late = shape.qk_norm == "full"
     kept = {"fp32": 12 * h, "bf16": (10 if late else 8) * h, "mixed": 8 * h + 2 * h * reads}[precision]
@@ -294,11 +250,9 @@ def _norm_bytes(shape: ModelShape, precision: Precision, *, reads: int) -> int:
 
 
 def _layer_activations(shape: ModelShape, setup: StepSetup) -> int:
-    """Bytes per token that one layer keeps for its backward.
-
-    Attention keeps queries, keys, values and its output, and one float32 a head; the MLP its gate before and after
-    SiLU, the other factor, and the product.
-    """
+    """Count bytes per token that one layer keeps for its backward."""
+    # Attention keeps queries, keys, values and its output, and one float32 a head; the MLP its gate before and after
+    # SiLU, the other factor, and the product.
     act = _ACTIVATION_BYTES[setup.precision]
     q, kv = shape.q_width, shape.kv_width
     kept = _norm_bytes(shape, setup.precision, reads=3) + _norm_bytes(shape, setup.precision, reads=2)
@@ -307,5 +261,5 @@ def _layer_activations(shape: ModelShape, setup: StepSetup) -> int:
         late = shape.qk_norm == "full" or setup.precision == "fp32"
         kept += (8 if late else 6) * (q + kv)
     if setup.adapter != "none":  # what goes between the two factors of each adapter
-        kept += act * setup.rank * len(shape.linear_shapes)
+        kept += act * setup.lora_r * len(shape.linear_shapes)
     return kept

@@ -1,4 +1,4 @@
-"""The memory of a training step, measured: what ``memory`` estimates, on the machine at hand.
+"""The memory of a training step, measured: what ``memory_estimate`` estimates, on the machine at hand.
 
 On the CPU ``MemoryTracker`` counts; on a GPU PyTorch's allocator does. Either way the bytes are those of live tensors,
 so that the two can be compared with each other and with the estimate.
@@ -15,73 +15,61 @@ from typing import Any
 import torch
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.model import logprob_variants as head_methods
+from cs336_sft.model import logprob_variants
 from cs336_sft.model.chunked_head import one_pass_loss
 from cs336_sft.model.memory_estimate import StepSetup
-from cs336_sft.model.memory_tracker import Allocation, MemoryTracker
+from cs336_sft.model.memory_tracker import MemoryTracker
 from cs336_sft.model.output_head import run_to_head
 from cs336_sft.model.shape import ModelShape
 
 
 @dataclass(frozen=True)
 class MemoryMeasurement:
-    """Bytes of live tensors in one training step.
+    """Bytes of live tensors in one training step."""
 
-    Attributes:
-        device: ``cpu``, or the name of the GPU.
-        weights, gradients, states: after the update, exact.
-        forward: peak from the start to the end of the loss.
-        backward, update: peaks of what follows.
-        allocations: on the CPU, every storage of a MiB or more.
-    """
-
-    device: str
-    weights: int
+    device: str  # cpu, or the name of the GPU
+    weights: int  # after the update, exact, as the next two
     gradients: int
     states: int
-    forward: int
-    backward: int
+    forward: int  # peak from the start to the end of the loss
+    backward: int  # peak of what follows, and so on
     update: int
-    allocations: tuple[Allocation, ...] = ()
 
     @property
     def peak(self) -> int:
-        """The most that was alive in the whole step, weights and states included."""
+        """Bytes at the worst moment of the step, weights and states included."""
         return max(self.forward, self.backward, self.update)
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON, without the single allocations."""
-        return {k: v for k, v in asdict(self).items() if k != "allocations"} | {"peak": self.peak}
+        """Return it for JSON, sizes in bytes."""
+        return asdict(self) | {"peak": self.peak}
 
 
-class PeakMeter:
-    """Live and peak bytes of one device inside ``measured``."""
+class GpuMeter:
+    """Live and peak bytes by PyTorch's allocator, as ``MemoryTracker`` has them on the CPU."""
 
-    def __init__(self, device: torch.device, tracker: MemoryTracker | None) -> None:
-        self._device, self.tracker = device, tracker
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.reset_peak()
 
     @property
     def live(self) -> int:
-        return self.tracker.live if self.tracker else torch.cuda.memory_allocated(self._device)
+        return torch.cuda.memory_allocated(self._device)
 
     @property
     def peak(self) -> int:
-        return self.tracker.peak if self.tracker else torch.cuda.max_memory_allocated(self._device)
+        return torch.cuda.max_memory_allocated(self._device)
 
     def reset_peak(self) -> None:
         """Start a new peak at what is live now."""
-        if self.tracker:
-            self.tracker.reset_peak()
-        else:
-            torch.cuda.reset_peak_memory_stats(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
 
 
 @contextmanager
-def measured(device: str | torch.device = "cpu", *, limit: int | None = None) -> Iterator[PeakMeter]:
-    """A meter for a device's tensors: on the CPU those made inside the block, on a GPU all that are live.
+def measured(device: str | torch.device = "cpu", *, limit: int | None = None) -> Iterator[MemoryTracker | GpuMeter]:
+    """Count the bytes of a device's tensors inside the block.
 
-    Args:
-        limit: on the CPU, raise ``MemoryLimitError`` where more bytes would be live. A GPU has limits of its own.
+    On the CPU those that are made inside, and at most ``limit`` (``MemoryLimitError``); on a GPU all that are live.
 
     >>> with measured() as meter:
     ...     x = torch.ones(1000).double()
@@ -91,16 +79,15 @@ def measured(device: str | torch.device = "cpu", *, limit: int | None = None) ->
     device = torch.device(device)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        yield PeakMeter(device, None)
+        yield GpuMeter(device)
         torch.cuda.synchronize(device)
-        return
-    with MemoryTracker(device.type, limit=limit) as tracker:
-        yield PeakMeter(device, tracker)
+    else:
+        with MemoryTracker(device.type, limit=limit) as tracker:
+            yield tracker
 
 
 def build_model(shape: ModelShape, setup: StepSetup, device: str | torch.device = "cpu") -> torch.nn.Module:
-    """A model of that shape with random weights, as Qwen2 where the shape has what that has, else Llama.
+    """Build a model of a shape with random weights, as Qwen2 or Llama.
 
     Raises:
         ConfigError: the shape has norms on queries and keys; or the setup has adapters.
@@ -118,7 +105,7 @@ def build_model(shape: ModelShape, setup: StepSetup, device: str | torch.device 
         "num_key_value_heads": shape.kv_heads,
         "head_dim": shape.head_dim,
         "tie_word_embeddings": shape.tied,
-        "max_position_embeddings": max(4096, setup.length),
+        "max_position_embeddings": max(4096, setup.seq_len),
         "pad_token_id": None,
         "bos_token_id": None,
         "eos_token_id": 0,
@@ -131,18 +118,12 @@ def build_model(shape: ModelShape, setup: StepSetup, device: str | torch.device 
 def measure_memory(
     model: torch.nn.Module, setup: StepSetup, *, seed: int = 0, limit: int | None = None
 ) -> MemoryMeasurement:
-    """One training step on random tokens, with AdamW, on the device that the model is on.
+    """Measure one training step on random tokens, with AdamW, on the model's device.
 
-    On the CPU the model must have its weights in the precision's dtype; they are counted in. The weights are changed:
-    take a model that you do not need.
-
-    Args:
-        model: a Hugging Face causal language model with ``get_decoder`` (or ``model``) and an output head.
-        setup: ``adapter`` must be ``none``.
-        limit: on the CPU, raise where more bytes than these would be alive, weights included.
+    The weights, in the dtype of ``setup.precision``, are counted in and changed.
 
     Raises:
-        MemoryLimitError: on the CPU, over ``limit``.
+        MemoryLimitError: on the CPU, more than ``limit`` bytes would be alive, weights included.
         ConfigError: the model's dtype is not that of the setup, or an adapter is asked for.
         torch.OutOfMemoryError: on a GPU that is too small.
     """
@@ -154,20 +135,22 @@ def measure_memory(
             "load the model with that dtype",
         )
     device = next(model.parameters()).device
-    _set_checkpointing(model, setup.checkpointing)
+    _set_checkpointing(model, setup.gradient_checkpointing)
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
     generator = torch.Generator().manual_seed(seed)
     vocab = model.get_output_embeddings().weight.shape[0]
-    ids, labels = (torch.randint(0, vocab, (setup.batch, setup.length), generator=generator).to(device) for _ in "il")
+    ids, labels = (
+        torch.randint(0, vocab, (setup.micro_batch_size, setup.seq_len), generator=generator).to(device) for _ in "il"
+    )
 
     weights = _bytes_of(model.parameters())
     with measured(device, limit=None if limit is None else max(limit - weights, 0)) as meter:
         # A first update at the smallest size makes the optimizer's states: later steps find them there.
         loss_and_entropy(model, ids[:1, :1], labels[:1, :1], setup)[0].backward()
         optimizer.step()
-        optimizer.zero_grad(set_to_none=not setup.accumulating)
-        outside = weights if meter.tracker else 0
+        optimizer.zero_grad(set_to_none=not setup.grad_accumulation)
+        outside = 0 if device.type == "cuda" else weights  # the tracker counts what is made inside
         meter.reset_peak()
         loss, entropy = loss_and_entropy(model, ids, labels, setup)
         forward = meter.peak
@@ -180,33 +163,17 @@ def measure_memory(
         optimizer.step()
         update = meter.peak
         states = _bytes_of(v for s in optimizer.state.values() for v in s.values() if v.numel() > 1)
-        allocations = tuple(meter.tracker.allocations) if meter.tracker else ()
         optimizer.zero_grad(set_to_none=True)
     _set_checkpointing(model, False)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return MemoryMeasurement(
-        device=name,
-        weights=weights,
-        gradients=gradients,
-        states=states,
-        forward=forward + outside,
-        backward=backward + outside,
-        update=update + outside,
-        allocations=allocations,
-    )
+    peaks = (peak + outside for peak in (forward, backward, update))
+    return MemoryMeasurement(name, weights, gradients, states, *peaks)
 
 
 def loss_and_entropy(
     model: torch.nn.Module, ids: torch.Tensor, labels: torch.Tensor, setup: StepSetup
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The mean negative log-probability and the entropies by ``setup.method``, both in nats.
-
-    Args:
-        ids, labels: int64 ``[B, T]``.
-
-    Returns:
-        The loss, a number with a graph; the entropies, ``[B * T]``.
-    """
+    """Compute the mean negative log-probability and the entropies ``[B * T]``."""
     autocast = torch.autocast(ids.device.type, torch.bfloat16) if setup.precision == "mixed" else nullcontext()
     if setup.method == "one_pass":
         with autocast:
@@ -217,15 +184,12 @@ def loss_and_entropy(
     with autocast:
         hidden = model.get_decoder()(input_ids=ids, use_cache=False).last_hidden_state  # [B, T, h]
         matrix = model.get_output_embeddings().weight  # [V, h]
-        log_probs, entropy = method_of(setup)(hidden.flatten(0, 1), matrix, labels.flatten())
+        if setup.method == "chunked":
+            method = partial(logprob_variants.recomputed, chunk=setup.chunk)
+        else:
+            method = getattr(logprob_variants, setup.method)
+        log_probs, entropy = method(hidden.flatten(0, 1), matrix, labels.flatten())
     return -log_probs.mean(), entropy
-
-
-def method_of(setup: StepSetup) -> head_methods.Method:
-    """The function in ``head_methods`` that the setup names."""
-    if setup.method == "chunked":
-        return partial(head_methods.recomputed, chunk=setup.chunk)
-    return getattr(head_methods, setup.method)
 
 
 def _dtype(setup: StepSetup) -> torch.dtype:

@@ -1,10 +1,7 @@
-"""Live and peak bytes of the tensors that a piece of code makes: exact, on the CPU as on a GPU.
+"""Live and peak bytes of the tensors that a piece of code makes, counted exactly on the CPU.
 
-On the CPU PyTorch keeps no such count, and what the system reports (resident pages) depends on the allocator's habits.
-So ``MemoryTracker`` looks at every operation that is dispatched and counts the storages among its results until they
-are freed: the same code gives the same bytes on every machine. On a GPU the caching allocator's own counters are read.
-
-What it does not see on the CPU is scratch memory that a kernel takes and gives back within one operation.
+``MemoryTracker`` looks at every operation that is dispatched and counts the storages among its results until they are
+freed: the same code gives the same bytes on every machine. Scratch memory within one operation is not seen.
 """
 
 from __future__ import annotations
@@ -22,12 +19,7 @@ from cs336_sft.model.memory_estimate import format_bytes
 
 
 class MemoryLimitError(CourseError, MemoryError):
-    """Live tensors exceeded the limit that ``MemoryTracker`` was given.
-
-    Attributes:
-        operation: what asked for the memory, such as ``aten._softmax``.
-        asked, live, limit: bytes it asked for, bytes that were live before, and the limit.
-    """
+    """An operation that asked for ``asked`` bytes, with ``live`` bytes alive, would have exceeded the limit."""
 
     def __init__(self, operation: str, asked: int, live: int, limit: int) -> None:
         super().__init__(
@@ -52,23 +44,15 @@ class MemoryTracker(TorchDispatchMode):
 
     Tensors that were there before count nothing (a model's weights, say), so ``peak`` is what the block needs on top.
 
-    Args:
-        device: ``"cpu"`` or ``"cuda"``; storages elsewhere are not counted.
-        limit: raise ``MemoryLimitError`` once more bytes than these are live, as a GPU of that size would.
-        smallest: storages below so many bytes are counted, but not written down in ``allocations``.
-
     Attributes:
         live, peak: bytes now, and at most so far.
+        limit: raise ``MemoryLimitError`` once more bytes than these are live, as a GPU of that size would.
         allocations: every new storage of at least ``smallest`` bytes, in order.
 
     >>> with MemoryTracker() as tracker:
-    ...     x = torch.zeros(1000)               # 4,000 bytes
-    ...     y = (x + 1).sum()                   # 4,000 more for a moment, and a number that stays
+    ...     y = (torch.zeros(1000) + 1).sum()  # twice 4,000 bytes for a moment, and a number that stays
     >>> tracker.live, tracker.peak
-    (4004, 8004)
-    >>> del x
-    >>> tracker.live
-    4
+    (4, 8000)
     """
 
     def __init__(self, device: str = "cpu", *, limit: int | None = None, smallest: int = 2**20) -> None:
@@ -77,7 +61,6 @@ class MemoryTracker(TorchDispatchMode):
         self.live = self.peak = 0
         self.allocations: list[Allocation] = []
         self._sizes: dict[int, int] = {}  # address of a storage's C++ object -> bytes
-        self._watch: dict[int, weakref.finalize] = {}
         self._before: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

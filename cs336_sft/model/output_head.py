@@ -1,17 +1,14 @@
 """The output head of a causal language model, taken apart: what goes into it, and what happens to its logits.
 
-A model ends in ``logits = after(hidden @ weight.T + bias)``, where ``after`` is nothing in most models, a factor in
-some (Granite, Cohere), and a soft cap in others (Gemma 2: ``cap * tanh(z / cap)``). To work on the logits in chunks
-one needs ``hidden`` and ``after``, and never the logits. Neither is to be had from a model by name: each family calls
-its settings differently. So the model itself is asked: its forward runs with a stand-in for the head, which keeps the
-hidden states that reach it and answers with a dozen known numbers instead of ``[B, T, V]`` logits. What the model
-makes of these numbers is ``after``; if it is neither a factor nor a soft cap, the model is refused.
+A model ends in ``logits = after(hidden @ weight.T + bias)``, where ``after`` is nothing in most families, a factor in
+some (Granite, Cohere), and a soft cap in others (Gemma 2: ``cap * tanh(z / cap)``). ``after`` is read from the model's
+configuration, by the table below; an architecture that is not in the table is refused. For ``hidden`` the model's own
+forward runs, with the head replaced by one that keeps its input.
 """
 
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,40 +17,55 @@ from typing import Any
 import torch
 from torch import nn
 
-from cs336_sft.errors import ConfigError
+from cs336_sft.errors import ConfigError, DataError
 
-_PROBES = (0.0, 1e-3, -1e-3, 0.25, 1.0, -1.0, 2.0, -7.0, 30.0, -100.0, 1e4, 1e6)
+# model_type -> what it does to its logits, and the field of its configuration that says by how much.
+_AFTER = {
+    "cohere": ("multiply", "logit_scale"),
+    "cohere2": ("multiply", "logit_scale"),
+    "gemma2": ("cap", "final_logit_softcapping"),
+    "gemma3_text": ("cap", "final_logit_softcapping"),
+    "gemma4_text": ("cap", "final_logit_softcapping"),
+    "granite": ("divide", "logits_scaling"),
+    "granitemoe": ("divide", "logits_scaling"),
+    "granitemoeshared": ("divide", "logits_scaling"),
+    "nanochat": ("cap", "final_logit_softcapping"),
+    "vaultgemma": ("cap", "final_logit_softcapping"),
+}
+# Architectures whose logits are what the head gives; read in the code of transformers 5.19, and tested.
+_PLAIN = frozenset(
+    """apertus arcee bloom codegen deepseek_v2 deepseek_v3 diffllama ernie4_5 ernie4_5_moe exaone4 falcon flex_olmo
+    gemma gemma3 glm glm4 glm4_moe gpt2 gpt_bigcode gpt_neo gpt_neox gpt_oss gptj helium hunyuan_v1_dense lfm2 llama
+    minimax ministral mistral mixtral mpt nemotron olmo olmo2 olmo3 olmoe opt persimmon phi phi3 phimoe qwen2 qwen2_moe
+    qwen3 qwen3_5_text qwen3_moe qwen3_next seed_oss smollm3 stablelm starcoder2""".split()
+)
+KNOWN_ARCHITECTURES = tuple(sorted(_PLAIN | set(_AFTER)))
 
 
 @dataclass(frozen=True)
 class OutputHead:
-    """How hidden states become logits: ``cap * tanh(scale * module(hidden) / cap)``.
+    """How hidden states become logits: ``cap * tanh(scale * module(hidden) / cap)``."""
 
-    Attributes:
-        module: maps ``[..., H]`` to ``[..., V]``; usually a ``torch.nn.Linear``, perhaps tied to the embedding.
-        scale: factor on its output; 1.0 in most models.
-        cap: soft cap of the logits, or None for none.
-        autocast: dtype in which autocast runs the head, or None where autocast is off.
-    """
-
-    module: nn.Module
+    module: nn.Module  # maps [..., H] to [..., V]; usually a torch.nn.Linear, perhaps tied to the embedding
     scale: float = 1.0
     cap: float | None = None
-    autocast: torch.dtype | None = None
+    autocast: torch.dtype | None = None  # in which autocast runs the head, None where it is off
 
     @property
     def is_linear(self) -> bool:
-        """Whether ``module`` is a plain matrix product; a quantised or LoRA-wrapped head is not."""
-        return isinstance(self.module, nn.Linear) and type(self.module).forward is nn.Linear.forward
+        """Tell a plain matrix product from a quantised, LoRA or hooked module."""
+        module = self.module
+        plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+        return plain and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
     def autocasting(self, device: torch.device) -> torch.autocast | nullcontext:
-        """The autocast state that the model ran its head in."""
+        """Enter the autocast state that the model ran its head in."""
         if self.autocast is None:
             return torch.autocast(device.type, enabled=False)
         return torch.autocast(device.type, dtype=self.autocast)
 
     def after(self, logits: torch.Tensor) -> torch.Tensor:
-        """What the model does to the module's output.
+        """Do what the model does to the module's output.
 
         >>> OutputHead(nn.Identity(), scale=2.0, cap=30.0).after(torch.tensor([1.0, 1e6]))
         tensor([ 1.9970, 30.0000])
@@ -64,77 +76,100 @@ class OutputHead:
 
 
 def find_head_module(model: nn.Module) -> nn.Module | None:
-    """The module that makes the logits, or None for a model that names none (not a Hugging Face one)."""
-    inner = _unwrapped(model)
-    try:
-        get = inner.get_output_embeddings
-    except AttributeError:
-        return None
-    return get()
+    """Return the module that makes the logits, or None for a model that names none."""
+    get = getattr(_unwrapped(model), "get_output_embeddings", None)
+    return get() if get else None
 
 
 def run_to_head(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tensor, OutputHead]:
-    """Run a model up to its output head.
+    """Run a model's forward up to its output head, whose logits are never made.
 
-    Args:
-        model: a Hugging Face causal language model; also wrapped by PEFT, DistributedDataParallel or accelerate.
-        inputs: keyword arguments of its forward. ``use_cache=False`` is added where the forward knows it.
-
-    Returns:
-        ``(hidden, head)``: the ``[B, T, H]`` states that the model gave to its head, with their graph, and the head.
+    The model may be wrapped by PEFT, DistributedDataParallel or torch.compile. ``inputs`` are its forward's, such as
+    ``input_ids [B, T]``: they are checked where they are and then moved to the model, so ids on the CPU cost no waiting
+    for a GPU. Returns the hidden states ``[B, T, H]`` that go into the head, with their graph, and the head.
 
     Raises:
-        ConfigError: the model has no head, does not call it exactly once, or changes its logits afterwards in a way
-            that is neither a factor nor a soft cap.
+        ConfigError: the model names no head, calls it in another way than once, or its architecture is not known.
+        DataError: an id outside of the vocabulary.
 
-    >>> from transformers import Qwen2Config, Qwen2ForCausalLM
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
-    >>> model = Qwen2ForCausalLM(Qwen2Config(vocab_size=100, num_key_value_heads=1, **sizes))
+    >>> model = LlamaForCausalLM(LlamaConfig(vocab_size=9, **sizes))
     >>> hidden, head = run_to_head(model, {"input_ids": torch.tensor([[1, 2, 3]])})
-    >>> tuple(hidden.shape), head.scale, head.cap
-    ((1, 3, 8), 1.0, None)
+    >>> hidden.shape, torch.equal(head.module(hidden), model(torch.tensor([[1, 2, 3]])).logits)
+    (torch.Size([1, 3, 8]), True)
     """
+    bare = _bare(model)
     module = find_head_module(model)
     if module is None:
-        raise ConfigError(
-            f"{type(model).__name__} has no get_output_embeddings(), so its output head can't be found",
-            "give a causal language model of transformers",
-        )
-    # An OptimizedModule would trace the stand-in into its graph: what it wraps runs instead.
-    model = getattr(model, "_orig_mod", model)
-    if "use_cache" in inspect.signature(_forward_of(model)).parameters:
+        raise ConfigError(f"{type(bare).__name__} has no get_output_embeddings", "use a causal language model")
+    scale, cap = _after(bare)
+    _check_ids(bare, inputs.get("input_ids"))
+    device = next(bare.parameters()).device
+    inputs = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+    if "use_cache" in inspect.signature(type(bare).forward).parameters:
         inputs = {"use_cache": False, **inputs}
-    with _stand_in(module) as calls:
-        try:
-            logits = model(**inputs).logits
-        except Exception as error:
-            if not calls:
-                raise
-            raise ConfigError(
-                f"{type(_unwrapped(model)).__name__} changes its logits in a way that can't be followed: {error}",
-                "use a model whose logits are at most scaled or soft-capped",
-            ) from error
+    with _kept_input(module) as calls:
+        getattr(model, "_orig_mod", model)(**inputs)  # a compiled model would trace the replacement into its graph
     if len(calls) != 1:
         raise ConfigError(
-            f"{type(_unwrapped(model)).__name__} called its output head {len(calls)} times in one forward",
+            f"{type(bare).__name__} called its output head {len(calls)} times in one forward",
             "use a model that computes its logits by calling get_output_embeddings() once",
         )
-    (hidden, autocast), (scale, cap) = calls[0], _read_after(model, logits)
+    [(hidden, autocast)] = calls
+    ids = inputs.get("input_ids")
+    if ids is not None and hidden.shape[:-1] != ids.shape:
+        raise ConfigError(
+            f"{type(bare).__name__} has {tuple(hidden.shape[:-1])} positions for ids {tuple(ids.shape)}",
+            "use a model without prompt tuning, which gives each input position one hidden state",
+        )
     return hidden, OutputHead(module, scale, cap, autocast)
 
 
+def _after(model: nn.Module) -> tuple[float, float | None]:
+    """Read ``(scale, cap)`` from the configuration of a model of a known architecture."""
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    # Also below FSDP's and quantisation's classes, which take over the forward of transformers.
+    own = not str(type(model).forward.__module__).startswith("transformers.")
+    if own or kind not in KNOWN_ARCHITECTURES:
+        what = f"with a forward of {type(model).forward.__module__}" if own else f"of the architecture {kind!r}"
+        raise ConfigError(
+            f"{type(model).__name__}, {what}: what it does to its logits is not known",
+            f"compute log-probabilities from its logits, or use one of {', '.join(KNOWN_ARCHITECTURES)}",
+        )
+    if kind in _PLAIN:
+        return 1.0, None
+    how, field = _AFTER[kind]
+    value = getattr(model.config, field)
+    if how == "cap":
+        return 1.0, value
+    return (1.0 / value if how == "divide" else value), None
+
+
+def _check_ids(model: nn.Module, ids: torch.Tensor | None) -> None:
+    """Refuse an id that the embedding lacks: on a GPU it would end the process."""
+    vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
+    if ids is None or vocabulary is None or not ids.numel():
+        return
+    low, high = torch.stack(ids.aminmax()).tolist()
+    if low < 0 or high >= vocabulary:
+        raise DataError(
+            f"input_ids holds {low if low < 0 else high}, the model's vocabulary ends at {vocabulary - 1}",
+            "tokenize and pad with the tokenizer that belongs to the model",
+        )
+
+
 @contextmanager
-def _stand_in(module: nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.dtype | None]]]:
-    """While it lasts, calling ``module`` keeps its input in the list and gives the probes, ``[B, T, P]``."""
+def _kept_input(module: nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.dtype | None]]]:
+    """Replace a module's forward by one that keeps its input in the list."""
     calls: list[tuple[torch.Tensor, torch.dtype | None]] = []
 
     def forward(hidden: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         kind = hidden.device.type
         calls.append((hidden, torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None))
-        # On the CPU, so that reading them makes nobody wait for the GPU; float64, so that a factor is read exactly.
-        return torch.tensor(_PROBES, dtype=torch.float64).expand(*hidden.shape[:-1], -1)
+        return hidden.new_zeros(*hidden.shape[:-1], 0)
 
-    before = module.__dict__.get("forward")
+    before = vars(module).get("forward")
     module.forward = forward
     try:
         yield calls
@@ -144,39 +179,8 @@ def _stand_in(module: nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.dtyp
             module.forward = before
 
 
-def _read_after(model: nn.Module, logits: torch.Tensor) -> tuple[float, float | None]:
-    """``(scale, cap)`` from what the model made of the probes; all positions were treated alike or it is refused."""
-    found = logits.reshape(-1, logits.shape[-1])
-    if not len(found):
-        found = logits.new_tensor([_PROBES])
-    answers = found[0].tolist() if (found == found[0]).all() else []  # a model may also have cut some columns off
-
-    def fits(function: Any) -> bool:
-        return all(
-            math.isclose(answer, function(probe), rel_tol=1e-5, abs_tol=1e-9)
-            for answer, probe in zip(answers, _PROBES, strict=True)
-        )
-
-    if len(answers) == len(_PROBES):
-        scale = answers[_PROBES.index(1.0)]
-        if scale and fits(lambda z: scale * z):
-            return scale, None
-        cap = answers[_PROBES.index(1e6)]
-        if cap > 0 and abs(answers[1]) < cap:
-            scale = cap * math.atanh(answers[1] / cap) / _PROBES[1]
-            if abs(scale - 1.0) < 1e-5:  # what a model that casts to float32 leaves of 1
-                scale = 1.0
-            if scale and fits(lambda z: cap * math.tanh(scale * z / cap)):
-                return scale, cap
-    raise ConfigError(
-        f"{type(_unwrapped(model)).__name__} turns logits {list(_PROBES)} into "
-        f"{answers or 'values that differ from position to position'}",
-        "use a model whose logits are at most scaled or soft-capped",
-    )
-
-
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """Inside the wrappers that keep the model under another name: torch.compile's and the data-parallel ones."""
+    """Go inside torch.compile's and the data-parallel wrappers."""
     while True:
         inner = getattr(model, "_orig_mod", None)
         if inner is None and isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
@@ -186,9 +190,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _forward_of(model: nn.Module) -> Any:
-    """The forward whose signature names the arguments: below PEFT's, which takes anything."""
+def _bare(model: nn.Module) -> nn.Module:
+    """Go below PEFT's wrapper too, to the model of transformers."""
     inner = _unwrapped(model)
-    if hasattr(inner, "get_base_model"):
-        inner = inner.get_base_model()
-    return type(inner).forward  # accelerate replaces the instance's own
+    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

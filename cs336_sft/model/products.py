@@ -1,6 +1,9 @@
-"""Matrix products whose result is wider than their operands: bfloat16 in, float32 out, nothing rounded on the way."""
+"""Arithmetic of the output head: products wider than their operands, blocks of a range, and fused GPU kernels."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 
@@ -8,40 +11,25 @@ HALF = (torch.bfloat16, torch.float16)
 
 
 def wide(dtype: torch.dtype) -> torch.dtype:
-    """The dtype that sums are kept in.
-
-    >>> wide(torch.bfloat16), wide(torch.float64)
-    (torch.float32, torch.float64)
-    """
+    """Return the dtype that sums are kept in."""
     return torch.float32 if dtype in HALF else dtype
 
 
 def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    """``a @ b``, float32 or wider.
-
-    >>> product(torch.ones(1, 300, dtype=torch.bfloat16), torch.ones(300, 1, dtype=torch.bfloat16))  # bfloat16: 300.
-    tensor([[300.]])
-    """
+    """Compute ``a @ b`` in float32 or wider, without rounding half-precision products."""
     if a.dtype not in HALF:
         return a @ b
     if a.is_cuda:
         return torch.mm(a, b, out_dtype=torch.float32)
-    # A CPU has no such product: a block of the operands is widened at a time.
     result = a.new_zeros(a.shape[0], b.shape[1], dtype=torch.float32)
-    for inner in blocks(a.shape[1]):
+    for inner in blocks(a.shape[1]):  # a CPU has no such product: a block of the operands is widened at a time
         for columns in blocks(b.shape[1]):
             result[:, columns].addmm_(a[:, inner].float(), b[inner, columns].float())
     return result
 
 
 def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
-    """``total += a @ b``; where ``total`` is float32, the products of half-precision operands are added unrounded.
-
-    >>> total = torch.tensor([[1.0]])
-    >>> add_product(total, torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0], [1.0]]))
-    >>> total
-    tensor([[6.]])
-    """
+    """Add ``a @ b`` to ``total`` in place, unrounded where ``total`` is float32."""
     if a.dtype == total.dtype:
         total.addmm_(a, b)
     elif a.is_cuda:
@@ -52,9 +40,22 @@ def add_product(total: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
 
 
 def blocks(n: int, size: int = 8192) -> list[slice]:
-    """``range(n)`` in pieces.
-
-    >>> blocks(5, 2)
-    [slice(0, 2, None), slice(2, 4, None), slice(4, 6, None)]
-    """
+    """Cut ``range(n)`` into slices."""
     return [slice(start, start + size) for start in range(0, n, size)]
+
+
+def compiled_on_gpu(function: Callable, like: torch.Tensor, *, overwrites: bool = False) -> Callable:
+    """Compile a function of tensors into one kernel, for tensors on a GPU.
+
+    ``like`` is on the device that the function will compute on. One that ``overwrites`` works in place on its first
+    argument, which nobody reads afterwards.
+    """
+    return _compile(function, overwrites) if like.is_cuda else function
+
+
+@lru_cache
+def _compile(function: Callable, overwrites: bool) -> Callable:
+    if not overwrites:
+        return torch.compile(function, dynamic=True)
+    # The copy is never made; without it the compiled code would write the first argument back.
+    return torch.compile(lambda first, *rest: function(first.clone(), *rest), dynamic=True)

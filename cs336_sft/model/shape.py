@@ -1,7 +1,7 @@
-"""The sizes of a decoder-only transformer that decide its memory, read off a transformers configuration.
+"""The sizes of a decoder-only transformer, read from a transformers configuration.
 
-Covers what the course trains and its relatives: RMSNorm, rotary positions, grouped-query attention, and an MLP of three
-matrices (SwiGLU). Other architectures are refused rather than estimated wrongly.
+``model_limits`` knows what any model can be given. ``ModelShape`` has the sizes that decide a model's memory, for what
+the course trains and its relatives; other architectures are refused rather than estimated wrongly.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.experiments.profiles import Profile
-from cs336_sft.model.loading import looks_like_path
+from cs336_sft.model.loading import looks_like_path, resolve_source
 
 # model_type -> (biases on q, k, v where the configuration does not say, norms on q and k)
 _FAMILIES: dict[str, tuple[bool, str]] = {
@@ -27,20 +26,44 @@ _FAMILIES: dict[str, tuple[bool, str]] = {
 }
 
 
+# Names of the context's length, in the order of preference.
+_CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
+
+
+@dataclass(frozen=True)
+class ModelLimits:
+    """What a model can be given: positions (None: no limit is known) and ids below ``vocabulary``."""
+
+    context: int | None
+    vocabulary: int | None
+    width: int | None
+
+
+def model_limits(config: Any) -> ModelLimits:
+    """Read a model's limits from its configuration, whatever they are called there.
+
+    Where a configuration has several parts, its text part counts.
+
+    >>> from transformers import GPT2Config, MptConfig
+    >>> model_limits(GPT2Config(n_positions=64)).context, model_limits(MptConfig(max_seq_len=32)).context
+    (64, 32)
+    """
+    get_text_config = getattr(config, "get_text_config", None)
+    config = get_text_config() if get_text_config else config
+
+    def first(*names: str) -> int | None:
+        values = (getattr(config, name, None) for name in names)
+        return next((value for value in values if isinstance(value, int) and value > 0), None)
+
+    return ModelLimits(first(*_CONTEXT), first("vocab_size"), first("hidden_size", "n_embd", "d_model"))
+
+
 @dataclass(frozen=True)
 class ModelShape:
     """Sizes of a model, and what follows from them.
 
-    Attributes:
-        name: for tables.
-        hidden, intermediate, layers, heads, kv_heads, head_dim, vocab: as in a transformers configuration.
-        tied: output head and embedding are one matrix.
-        qkv_bias, output_bias, mlp_bias: which linear layers have a bias.
-        qk_norm: ``none``, ``head`` (one norm of ``head_dim``) or ``full`` (one of all heads) on queries and keys.
-
-    >>> qwen = known_shape("Qwen/Qwen2.5-1.5B")
-    >>> qwen.parameters, qwen.q_width, qwen.kv_width
-    (1543714304, 1536, 256)
+    >>> known_shape("Qwen/Qwen2.5-1.5B").parameters
+    1543714304
     """
 
     name: str
@@ -51,11 +74,11 @@ class ModelShape:
     kv_heads: int
     head_dim: int
     vocab: int
-    tied: bool
+    tied: bool  # output head and embedding are one matrix
     qkv_bias: bool = False
     output_bias: bool = False
     mlp_bias: bool = False
-    qk_norm: str = "none"
+    qk_norm: str = "none"  # or "head" (one norm of head_dim), "full" (one of all heads)
 
     @property
     def q_width(self) -> int:
@@ -81,7 +104,7 @@ class ModelShape:
 
     @property
     def embedding(self) -> int:
-        """Entries of the embedding; the head has as many, whether it is tied or not."""
+        """Entries of the embedding, and of the head."""
         return self.vocab * self.hidden
 
     @property
@@ -94,7 +117,7 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All trainable numbers; a tied head is the embedding and counts once."""
+        """Count all numbers, a tied head once."""
         return self.layer_matrices + self.embedding * (1 if self.tied else 2) + self.vectors
 
 
@@ -113,24 +136,14 @@ KNOWN_SHAPES = tuple(_KNOWN)
 
 
 def known_shape(name: str) -> ModelShape:
-    """The shape of a model whose configuration is written down here, so that no hub is needed.
-
-    Raises:
-        ConfigError: it is none of ``KNOWN_SHAPES``.
-
-    >>> known_shape("HuggingFaceTB/SmolLM2-135M-Instruct").parameters
-    134515008
-    """
+    """Return the shape of one of ``KNOWN_SHAPES``, without its configuration."""
     if name not in _KNOWN:
-        raise ConfigError(f"no shape is written down for {name!r}", f"choose one of {', '.join(KNOWN_SHAPES)}")
+        raise ConfigError(f"no shape is known for {name!r}", f"choose one of {', '.join(KNOWN_SHAPES)}")
     return _KNOWN[name]
 
 
 def shape_from_config(config: Any, name: str | None = None) -> ModelShape:
-    """The shape that a transformers configuration describes.
-
-    Args:
-        config: a ``PretrainedConfig``, or the content of a ``config.json``.
+    """Read the shape from a ``PretrainedConfig`` or the content of a ``config.json``.
 
     Raises:
         ConfigError: an architecture that the estimate does not cover, or a size that is missing.
@@ -138,10 +151,6 @@ def shape_from_config(config: Any, name: str | None = None) -> ModelShape:
     >>> sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     >>> shape_from_config({"model_type": "llama", "vocab_size": 100, **sizes}).kv_heads
     4
-    >>> shape_from_config({"model_type": "gpt2"})
-    Traceback (most recent call last):
-    ...
-    cs336_sft.errors.ConfigError: no memory estimate for the architecture 'gpt2'. Remedy: measure it (--measure)...
     """
     values: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
     kind = values.get("model_type")
@@ -177,24 +186,29 @@ def shape_from_config(config: Any, name: str | None = None) -> ModelShape:
     )
 
 
-def shape_of(source: str | Path | Profile) -> ModelShape:
-    """The shape of a profile's model, a model folder, a shape written down here, or a hub name.
+# Models of `cs336-sft fetch`, known before they are fetched.
+_FETCHED = {
+    "smollm2": "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "qwen2.5-coder-0.5b": "Qwen/Qwen2.5-0.5B",
+    "qwen2.5-coder-1.5b": "Qwen/Qwen2.5-1.5B",
+}
+
+
+def shape_of(source: str | Path) -> ModelShape:
+    """Return the shape of a folder, a hub name, ``embedded`` or a fetched model.
 
     The hub is asked only for a name that is none of ``KNOWN_SHAPES``, and only for the configuration.
 
     Raises:
         ConfigError: no such folder or name, or an architecture that the estimate does not cover.
 
-    >>> from cs336_sft.experiments.profiles import get_profile
-    >>> shape_of(get_profile("tiny")).parameters
+    >>> shape_of("embedded").parameters
     2652288
     """
-    if isinstance(source, Profile):
-        if source.model == "smollm2":  # the shape is known before the weights are fetched
-            return known_shape("HuggingFaceTB/SmolLM2-135M-Instruct")
-        source = source.model_source()
+    source = _FETCHED.get(source, source)
     if str(source) in _KNOWN:
         return known_shape(str(source))
+    source = resolve_source(source)
     if isinstance(source, Path) or looks_like_path(source):
         file = Path(source).expanduser() / "config.json"
         if not file.is_file():
@@ -206,11 +220,10 @@ def shape_of(source: str | Path | Profile) -> ModelShape:
     from transformers import AutoConfig
 
     try:
-        return shape_from_config(AutoConfig.from_pretrained(source, trust_remote_code=False), name=source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ConfigError(
             f"no configuration of {source} ({reason})", f"give a folder, or one of {', '.join(KNOWN_SHAPES)}"
         ) from error
+    return shape_from_config(config, name=source)

@@ -2,59 +2,54 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Any, Literal, Self, get_args
 
-from cs336_sft.errors import ConfigError
 from cs336_sft.training.schedules import Cadence, Schedule
+from cs336_sft.utils.validation import (
+    check_choice,
+    check_counts,
+    check_field,
+    check_flags,
+    fields_from_dict,
+    fields_to_dict,
+    is_count,
+    is_number,
+)
 
 MixedPrecision = Literal["no", "bf16"]
 Normalization = Literal["tokens", "handout"]
 WeightsDtype = Literal["float32", "bfloat16"]
-TRACKERS = ("tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """How to fine-tune. Together with the examples and the starting weights it fixes every number of a run.
+    """Settings of SFT. With the examples and the starting weights they determine every number of a run.
 
     Attributes:
         learning_rate: peak learning rate of AdamW.
         epochs: passes over the examples.
-        max_steps: optimizer steps; where given it replaces ``epochs``.
-        batch_size: sequences an optimizer step, over all processes.
+        max_steps: optimizer steps; replaces ``epochs`` if given.
+        batch_size: sequences in an optimizer step, over all processes.
         micro_batch_size: sequences that go through the model at once, at most; None: the whole batch.
-        micro_batch_tokens: tokens with padding that go through the model at once, at most; suits lengths that differ.
-        warmup: steps of warm-up (int), or their share of the run (float below 1).
-        schedule: what the learning rate does after the warm-up: ``"constant"``, ``"cosine"`` or ``"linear"`` (to 0).
-        weight_decay: AdamW's, on matrices only (not on biases and norms).
+        warmup: steps of warm-up (int), or their fraction of the run (float below 1).
+        schedule: learning rate after the warm-up: ``"constant"``, ``"cosine"`` or ``"linear"`` (to 0).
+        weight_decay: AdamW's, applied to matrices only (not to biases and norms).
         betas: AdamW's.
-        max_grad_norm: gradients are scaled down to this norm; None: never.
-        seed: of the order of the examples, and of dropout where the model has any.
+        max_grad_norm: larger gradients are scaled down to this norm; None: no clipping.
+        seed: seeds data order and dropout.
         mixed_precision: ``"bf16"`` computes in bfloat16 under autocast; weights and AdamW's states stay float32.
-        weights_dtype: of the weights that are trained, and so of their gradients and of AdamW's two averages:
-            ``"float32"``, the master weights, or ``"bfloat16"``, which halves the memory and loses small updates.
-        normalization: ``"tokens"`` weighs every target token of a step alike; ``"handout"`` is CS336's
-            ``sft_microbatch_train_step``. See ``losses``.
-        normalize_constant: the divisor of the handout's normalisation.
-        eval_every: evaluate every so many steps, at ``"log"``-spaced ones (1, 2, 4, 8, ...), or at those of a tuple;
+        weights_dtype: of trained weights, gradients and AdamW's averages; ``"bfloat16"`` loses small updates.
+        normalization: ``"tokens"``: mean over the step's target tokens; ``"handout"``: CS336's (see ``losses``).
+        normalize_constant: divisor of the handout's normalization.
+        eval_every: evaluate every so many steps, at ``"log"``-spaced ones (1, 2, 4, ...), or at the steps of a tuple;
             before the first and after the last step in any case. None: only then.
-        checkpoint_every: write a checkpoint every so many steps, or every ``"epoch"``; after the last in any case.
+        checkpoint_every: save a checkpoint every so many steps, or every ``"epoch"``; after the last in any case.
         keep_checkpoints: how many of the newest checkpoints to keep; None: all.
-        entropy_every: log the mean entropy over the response tokens every so many steps; None: never.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
-        compile: compile the model's layers with ``torch.compile``; pays on a GPU, after about a minute. Another run of
-            the same configuration may then differ in the last bits, as compiled kernels are chosen by timing.
-        trackers: also log to ``"tensorboard"`` or ``"wandb"``.
         progress: show a progress bar.
 
-    Raises:
-        ConfigError: a field out of range; the message names the field, the value and the remedy.
-
-    >>> SFTConfig(epochs=1, warmup=0.1).learning_rate
-    0.0001
     >>> SFTConfig(batch_size=0)
     Traceback (most recent call last):
     ...
@@ -66,7 +61,6 @@ class SFTConfig:
     max_steps: int | None = None
     batch_size: int = 8
     micro_batch_size: int | None = None
-    micro_batch_tokens: int | None = None
     warmup: int | float = 0
     schedule: Schedule = "constant"
     weight_decay: float = 0.0
@@ -80,109 +74,41 @@ class SFTConfig:
     eval_every: Cadence = "log"
     checkpoint_every: int | Literal["epoch"] = "epoch"
     keep_checkpoints: int | None = 2
-    entropy_every: int | None = None
     gradient_checkpointing: bool = False
-    compile: bool = False
-    trackers: tuple[str, ...] = ()
     progress: bool = True
 
     def __post_init__(self) -> None:
-        def demand(ok: bool, field: str, remedy: str) -> None:
-            if not ok:
-                raise ConfigError(f"SFTConfig.{field} is {getattr(self, field)!r}", remedy)
-
-        positive = "give a positive number"
-        demand(_is_number(self.learning_rate) and self.learning_rate > 0, "learning_rate", positive)
-        for field in ("epochs", "batch_size"):
-            demand(_is_count(getattr(self, field)), field, "give a whole number of at least 1")
-        optional = ("max_steps", "micro_batch_size", "micro_batch_tokens", "keep_checkpoints", "entropy_every")
-        for field in optional:
+        check_counts(self, "epochs", "batch_size")
+        check_counts(self, "max_steps", "micro_batch_size", "keep_checkpoints", optional=True)
+        check_counts(self, "seed", least=0)
+        check_flags(self, "gradient_checkpointing", "progress")
+        check_choice(self, "schedule", get_args(Schedule))
+        check_choice(self, "mixed_precision", get_args(MixedPrecision))
+        check_choice(self, "weights_dtype", get_args(WeightsDtype))
+        check_choice(self, "normalization", get_args(Normalization))
+        for field in ("learning_rate", "normalize_constant"):
             value = getattr(self, field)
-            demand(value is None or _is_count(value), field, "give a whole number of at least 1, or None")
-        demand(
-            self.micro_batch_size is None or self.micro_batch_tokens is None,
-            "micro_batch_tokens",
-            f"leave it None, or micro_batch_size (now {self.micro_batch_size}): a microbatch has one limit",
-        )
-        demand(
-            _is_count(self.warmup, least=0) or (isinstance(self.warmup, float) and 0.0 <= self.warmup < 1.0),
-            "warmup",
-            "give a number of steps (int) or a share of the run (float from 0 to below 1)",
-        )
-        demand(_is_number(self.weight_decay) and self.weight_decay >= 0, "weight_decay", "give 0 or a positive number")
-        demand(
-            isinstance(self.betas, tuple)
-            and len(self.betas) == 2
-            and all(_is_number(beta) and 0 <= beta < 1 for beta in self.betas),
-            "betas",
-            "give a tuple of two numbers from 0 to below 1",
-        )
-        demand(
-            self.max_grad_norm is None or (_is_number(self.max_grad_norm) and self.max_grad_norm > 0),
-            "max_grad_norm",
-            "give a positive number, or None to leave gradients as they are",
-        )
-        demand(_is_count(self.seed, least=0), "seed", "give a whole number of at least 0")
-        demand(_is_number(self.normalize_constant) and self.normalize_constant > 0, "normalize_constant", positive)
-        for field, allowed in (
-            ("schedule", get_args(Schedule)),
-            ("mixed_precision", get_args(MixedPrecision)),
-            ("weights_dtype", get_args(WeightsDtype)),
-            ("normalization", get_args(Normalization)),
-        ):
-            demand(getattr(self, field) in allowed, field, f"choose one of {', '.join(allowed)}")
-        demand(
-            self.eval_every in (None, "log") or _is_count(self.eval_every) or _are_counts(self.eval_every),
-            "eval_every",
-            "give a number of steps, a tuple of steps, 'log', or None",
-        )
-        demand(
-            self.checkpoint_every == "epoch" or _is_count(self.checkpoint_every),
-            "checkpoint_every",
-            "give a number of steps, or 'epoch'",
-        )
-        for field in ("gradient_checkpointing", "compile", "progress"):
-            demand(isinstance(getattr(self, field), bool), field, "give True or False")
-        demand(
-            isinstance(self.trackers, tuple) and all(name in TRACKERS for name in self.trackers),
-            "trackers",
-            f"give a tuple of {' and '.join(map(repr, TRACKERS))}, or ()",
-        )
+            check_field(is_number(value) and value > 0, self, field, "give a positive number")
+        ok = is_number(self.weight_decay) and self.weight_decay >= 0
+        check_field(ok, self, "weight_decay", "give a number of at least 0")
+        ok = self.max_grad_norm is None or (is_number(self.max_grad_norm) and self.max_grad_norm > 0)
+        check_field(ok, self, "max_grad_norm", "give a positive number, or None to leave gradients as they are")
+        ok = is_count(self.warmup, least=0) or (isinstance(self.warmup, float) and 0.0 <= self.warmup < 1.0)
+        check_field(ok, self, "warmup", "give a number of steps (int) or a fraction of the run (float below 1)")
+        betas = self.betas if isinstance(self.betas, tuple) else ()
+        ok = len(betas) == 2 and all(is_number(beta) and 0 <= beta < 1 for beta in betas)
+        check_field(ok, self, "betas", "give a tuple of two numbers from 0 to below 1")
+        steps = self.eval_every if isinstance(self.eval_every, tuple) else (self.eval_every,)
+        ok = self.eval_every in (None, "log") or (len(steps) > 0 and all(map(is_count, steps)))
+        check_field(ok, self, "eval_every", "give a number of steps, a tuple of steps, 'log', or None")
+        ok = self.checkpoint_every == "epoch" or is_count(self.checkpoint_every)
+        check_field(ok, self, "checkpoint_every", "give a number of steps, or 'epoch'")
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as JSON has them (tuples as lists).
-
-        >>> SFTConfig().to_dict()["betas"]
-        [0.9, 0.95]
-        """
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        """Return the fields as JSON values, with lists for tuples."""
+        return fields_to_dict(self)
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> SFTConfig:
-        """The inverse of ``to_dict``. Fields that are left out have their defaults.
-
-        Raises:
-            ConfigError: a field that does not exist, or a value out of range.
-
-        >>> SFTConfig.from_dict({"learning_rat": 1e-5})
-        Traceback (most recent call last):
-        ...
-        cs336_sft.errors.ConfigError: SFTConfig has no field 'learning_rat'. Remedy: ...
-        """
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name not in known:
-                raise ConfigError(f"SFTConfig has no field {name!r}", f"choose from {', '.join(known)}")
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def _are_counts(value: object) -> bool:
-    return isinstance(value, tuple) and len(value) > 0 and all(map(_is_count, value))
-
-
-def _is_count(value: object, least: int = 1) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Make a configuration from JSON values, the inverse of ``to_dict``."""
+        return fields_from_dict(cls, values)

@@ -1,144 +1,114 @@
 """Fully sharded training (FSDP2): every process holds a part of the weights, gradients and optimizer states.
 
-What is sharded is a copy. The caller's model stays whole and waits on the CPU; ``gather`` brings weights and optimizer
-states back into it for an evaluation, a checkpoint, or the end. So all that reads or writes a model need not know of
-sharding, and every process can generate on its own. The price: the whole model in each process's CPU memory, and on
-its device while it generates.
+A sharded copy of the model is trained. The caller's model stays whole and waits on the CPU; ``collect`` brings weights
+and optimizer states back into it, so that code that reads or writes a model need not know of sharding. The price is the
+whole model in each process's CPU memory, and on its device while it generates.
 """
 
 from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from cs336_sft.errors import ConfigError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from accelerate import Accelerator
-    from transformers import PreTrainedModel
-
-
-def is_asked_for(accelerator: Accelerator) -> bool:
-    """Whether accelerate was launched with FSDP (``--use_fsdp --fsdp_version 2``, or the environment variables).
-
-    accelerate itself knows it on GPUs only; here a CPU will do.
-
-    Raises:
-        ConfigError: the launch asks for another way of sharding: FSDP1, DeepSpeed, Megatron.
-    """
-    asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true") and accelerator.num_processes > 1
-    other = {"DEEPSPEED", "MEGATRON_LM"} & {str(accelerator.distributed_type).rpartition(".")[2]}
-    version = os.environ.get("FSDP_VERSION", "1")
-    if other or (asked and version != "2"):
-        raise ConfigError(
-            f"accelerate was launched with {other.pop() if other else f'FSDP version {version}'}",
-            "launch it with --fsdp_version 2 or plain data parallelism: see recipes/accelerate",
-        )
-    return asked
+from cs336_sft.records import Batch
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.distributed import DataParallel, idle_batch
+from cs336_sft.training.step import make_optimizer
+from cs336_sft.utils import distributed as processes
 
 
-class ShardedCopy:
-    """A sharded copy of a model and its optimizer.
+def is_requested() -> bool:
+    """Return whether ``accelerate launch`` asks for FSDP2."""
 
-    Attributes:
-        module: the copy, to be trained.
-        optimizer: AdamW over its parameters, with the states of the optimizer it was made from.
-    """
+    def is_on(name: str) -> bool:
+        return os.environ.get(name, "false").lower() in ("1", "true")
 
-    def __init__(
-        self, model: PreTrainedModel, optimizer: torch.optim.AdamW, device: torch.device, *, bf16: bool
-    ) -> None:
-        self._model, self._whole_optimizer, self._device = model, optimizer, device
-        self.module = copy.deepcopy(model)
-        mesh = init_device_mesh(device.type, (torch.distributed.get_world_size(),))
-        policy = (
-            MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-            if bf16
-            else MixedPrecisionPolicy()
-        )
+    sharded, version = is_on("ACCELERATE_USE_FSDP"), os.environ.get("FSDP_VERSION", "1")
+    other = [name for name in ("DEEPSPEED", "MEGATRON_LM") if is_on(f"ACCELERATE_USE_{name}")]
+    if other or (sharded and version != "2"):
+        problem = f"accelerate was launched with {other[0] if other else f'FSDP version {version}'}"
+        raise ConfigError(problem, "launch it with --fsdp_version 2 or plain data parallelism: see recipes/accelerate")
+    return sharded
+
+
+class FullySharded(DataParallel):
+    """Several processes, each with a part of a copy of the model (FSDP2)."""
+
+    saves_alone = False  # all processes must collect the shards
+
+    def wrap(
+        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
+    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+        """Return a sharded copy of the model, and an optimizer of it with the same states."""
+        self._model, self._optimizer = model, optimizer
+        self._sharded_model = copy.deepcopy(model)
+        mesh = init_device_mesh(self.device.type, (self.size,))
+        bf16 = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
+        policy = MixedPrecisionPolicy(**bf16 if config.mixed_precision == "bf16" else {})
         layers = set(getattr(model, "_no_split_modules", None) or ())
-        for part in self.module.modules():
+        for part in self._sharded_model.modules():
             if type(part).__name__ in layers:
                 fully_shard(part, mesh=mesh, mp_policy=policy)
         # The root holds embedding and head. The loss reads the head after the model's forward: it must be whole then.
-        fully_shard(self.module, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
-        self.optimizer = self._sharded_optimizer()
+        fully_shard(self._sharded_model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
+        self._sharded_optimizer = make_optimizer(self._sharded_model, config)
+        sharded = dict(self._sharded_model.named_parameters())
+        for name, parameter in model.named_parameters():
+            twin = sharded[name]
+            for field, value in optimizer.state.get(parameter, {}).items():
+                value = value.to(self.device)
+                is_whole = value.shape == parameter.shape  # not the number of steps
+                shard = distribute_tensor(value, twin.device_mesh, twin.placements) if is_whole else value.clone()
+                self._sharded_optimizer.state[twin][field] = shard
+        optimizer.state.clear()  # the shards are enough until the next `collect`
         model.to("cpu")
+        return self._sharded_model, self._sharded_optimizer
 
-    def gather(self, *, optimizer: bool) -> None:
-        """Bring the weights into the caller's model. Every process must call it.
+    def in_turn(self, model: torch.nn.Module, microbatches: Sequence[Batch]) -> Iterator[Batch]:
+        """Yield the microbatches, equally many in every process."""
+        most = max(processes.gather(len(microbatches)))  # each forward pass needs the shards of all processes
+        microbatches = [*microbatches, *[idle_batch()] * (most - len(microbatches))]
+        for number, batch in enumerate(microbatches, start=1):
+            model.set_requires_gradient_sync(number == most)
+            yield batch
 
-        Args:
-            optimizer: its states too (the same in every process).
-        """
+    def autocast(self, config: SFTConfig) -> AbstractContextManager[Any]:
+        """Do nothing: the sharded copy casts its parameters itself."""
+        return nullcontext()
+
+    def collect(self, *, optimizer: bool) -> None:
+        """Update the caller's model from the shards, in all processes together."""
         own = dict(self._model.named_parameters())
         with torch.no_grad():
-            for name, parameter in self.module.named_parameters():
+            for name, parameter in self._sharded_model.named_parameters():
                 if parameter.requires_grad:
                     own[name].copy_(_whole(parameter.detach()))
-            for name, parameter in self.module.named_parameters():
-                for field, value in self.optimizer.state.get(parameter, {}).items():
+                for field, value in self._sharded_optimizer.state.get(parameter, {}).items():
                     whole = _whole(value)
                     if optimizer:
-                        self._whole_optimizer.state[own[name]][field] = whole.cpu()
+                        self._optimizer.state[own[name]][field] = whole.cpu()
 
     @contextmanager
-    def model_on_device(self) -> Iterator[None]:
-        """The caller's model on the device, for as long as something is generated with it."""
-        self._model.to(self._device)
+    def evaluating(self) -> Iterator[None]:
+        """Have the caller's model on the device, with the trained weights."""
+        self.collect(optimizer=False)
+        self._model.to(self.device)
         try:
             yield
         finally:
             self._model.to("cpu")
 
-    def give_back(self) -> None:
-        """At the end of a run: the caller's model is where it was."""
-        self._model.to(self._device)
-
-    def _sharded_optimizer(self) -> torch.optim.AdamW:
-        names = {parameter: name for name, parameter in self._model.named_parameters()}
-        sharded = dict(self.module.named_parameters())
-        groups = [
-            {**group, "params": [sharded[names[parameter]] for parameter in group["params"]]}
-            for group in self._whole_optimizer.param_groups
-        ]
-        optimizer = torch.optim.AdamW(groups)
-        for parameter, state in self._whole_optimizer.state.items():
-            twin = sharded[names[parameter]]
-            optimizer.state[twin] = {
-                field: distribute_tensor(value.to(self._device), twin.device_mesh, twin.placements)
-                if value.shape == parameter.shape
-                else value.clone()
-                for field, value in state.items()
-            }
-        self._whole_optimizer.state.clear()  # the shards are enough until the next gather
-        return optimizer
-
-
-def is_sharded(model: torch.nn.Module) -> bool:
-    """Whether a model's weights lie in pieces with several processes.
-
-    >>> is_sharded(torch.nn.Linear(2, 1))
-    False
-    """
-    return isinstance(model, FSDPModule)
-
-
-def no_sync(accelerator: Accelerator, model: torch.nn.Module, *, last: bool) -> AbstractContextManager[Any]:
-    """Processes exchange gradients once, in the backward of a step's last microbatch."""
-    if is_sharded(model):
-        model.set_requires_gradient_sync(last)
-        return nullcontext()
-    return nullcontext() if last else accelerator.no_sync(model)
+    def close(self) -> None:
+        self._model.to(self.device)
 
 
 def _whole(tensor: torch.Tensor) -> torch.Tensor:

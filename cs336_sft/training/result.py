@@ -1,15 +1,15 @@
-"""What a fine-tuning run leaves behind, read from its directory."""
+"""The result of a fine-tuning run, read from its directory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from cs336_sft.errors import ConfigError, RunDirectoryError
 from cs336_sft.training.run_directory import RunDirectory
-from cs336_sft.utils.files import Record, read_json
+from cs336_sft.utils.files import JSONDict, read_json
 
 if TYPE_CHECKING:
     import pandas
@@ -19,30 +19,20 @@ if TYPE_CHECKING:
 class TrainingResult:
     """The outcome of ``train_sft``.
 
-    Attributes:
-        run_dir: the run's directory.
-        steps: finished optimizer steps.
-        interrupted: the run was stopped before its last step; calling ``train_sft`` again goes on.
-        metrics: one record a step: ``step``, ``epoch``, ``loss`` (mean negative log-likelihood of the step's target
-            tokens, nats), ``lr``, ``grad_norm`` (before clipping), ``clipped`` (0 or 1), ``clipped_share`` (of the
-            steps so far), ``target_tokens`` (that the loss counts), ``tokens`` (prompt and response, no padding),
-            ``entropy`` (nats, mean over target tokens; on the steps that log it), ``handout_loss`` (with that
-            normalisation), ``seconds``, ``tokens_per_second``.
-        evaluations: one record an evaluation: ``step``, ``epoch``, what the evaluator returned, ``seconds``.
-            A value that was nan or infinite is None.
+    ``metrics`` has a record for each step: ``step``, ``epoch``, ``loss`` (mean NLL of the step's target tokens, nats),
+    ``lr``, ``grad_norm`` (before clipping), ``clipped`` (0 or 1), ``clipped_share`` (fraction of the steps so far),
+    ``target_tokens``, ``tokens`` (prompt and response), ``seconds``, ``tokens_per_second``. ``evaluations`` has
+    ``step``, ``epoch``, the evaluator's metrics (None for nan and infinities) and ``seconds``.
     """
 
     run_dir: Path
-    steps: int
-    interrupted: bool
-    metrics: tuple[Record, ...]
-    evaluations: tuple[Record, ...]
+    steps: int  # finished optimizer steps
+    interrupted: bool  # stopped before its last step; `train_sft` called again continues it
+    metrics: tuple[JSONDict, ...]
+    evaluations: tuple[JSONDict, ...]
 
-    def best(self, metric: str = "accuracy", mode: Literal["max", "min"] = "max") -> Record:
-        """The evaluation with the best value of a metric; of equal ones the earliest.
-
-        Raises:
-            ConfigError: no evaluation has that metric.
+    def best(self, metric: str) -> JSONDict:
+        """Return the evaluation with the highest value, the earliest of equals.
 
         >>> evaluations = ({"step": 0, "accuracy": 0.1}, {"step": 4, "accuracy": 0.7}, {"step": 8, "accuracy": 0.7})
         >>> TrainingResult(Path(), 8, False, (), evaluations).best("accuracy")
@@ -52,24 +42,19 @@ class TrainingResult:
         if not having:
             names = sorted({name for record in self.evaluations for name in record}) or ["nothing: there are none"]
             raise ConfigError(f"no evaluation has a value of {metric!r}", f"choose from {', '.join(names)}")
-        pick = max if mode == "max" else min
-        return pick(having, key=lambda record: record[metric])  # both return the first of equals
+        return max(having, key=lambda record: record[metric])  # the first of equals
 
     def metrics_frame(self) -> pandas.DataFrame:
-        """``metrics`` as a table indexed by step."""
+        """Return ``metrics`` as a table indexed by step."""
         return _frame(self.metrics)
 
     def evaluations_frame(self) -> pandas.DataFrame:
-        """``evaluations`` as a table indexed by step."""
+        """Return ``evaluations`` as a table indexed by step."""
         return _frame(self.evaluations)
 
 
 def load_result(run_dir: str | Path) -> TrainingResult:
-    """Read the outcome of a run, finished or not, without training.
-
-    Raises:
-        RunDirectoryError: the directory is no run, or a file in it is damaged.
-    """
+    """Read the outcome of a run, finished or not, without training."""
     run = RunDirectory(run_dir)
     if not (run.path / "config.json").exists():
         raise RunDirectoryError(f"{run.path}: is not a run (no config.json)", "give the directory of a run")
@@ -84,25 +69,17 @@ def load_result(run_dir: str | Path) -> TrainingResult:
     )
 
 
-def is_wall_clock(field: str) -> bool:
-    """Whether a field of a record is a time, which differs from run to run; all others are reproducible.
+def without_wall_clock(records: Iterable[JSONDict]) -> list[JSONDict]:
+    """Drop the times of records: two runs of the same seed share the rest.
 
-    >>> [is_wall_clock(field) for field in ("seconds", "tokens_per_second", "eval_seconds", "loss")]
-    [True, True, True, False]
-    """
-    return field == "seconds" or field.endswith(("_seconds", "_per_second"))
-
-
-def without_wall_clock(records: Iterable[Record]) -> list[Record]:
-    """Records without their times: what two runs of the same seed must have in common.
-
-    >>> without_wall_clock([{"step": 1, "loss": 2.0, "seconds": 0.3}])
+    >>> without_wall_clock([{"step": 1, "loss": 2.0, "seconds": 0.3, "eval_seconds": 0.1, "tokens_per_second": 5.0}])
     [{'step': 1, 'loss': 2.0}]
     """
-    return [{name: value for name, value in record.items() if not is_wall_clock(name)} for record in records]
+    times = ("seconds", "_per_second")
+    return [{name: value for name, value in record.items() if not name.endswith(times)} for record in records]
 
 
-def _frame(records: tuple[Record, ...]) -> pandas.DataFrame:
+def _frame(records: tuple[JSONDict, ...]) -> pandas.DataFrame:
     import pandas
 
     frame = pandas.DataFrame.from_records(records)

@@ -1,4 +1,4 @@
-"""When things happen in a run: learning rate, evaluations and checkpoints, as pure functions of the step number.
+"""Schedules of a run: learning rate, evaluations and checkpoints, as pure functions of the step number.
 
 A step is one update of the weights; steps are counted from 1, and 0 is the model before training. Since nothing here
 has a state, a resumed run needs only the number of the last finished step.
@@ -10,10 +10,11 @@ import math
 from typing import Literal
 
 Schedule = Literal["constant", "cosine", "linear"]
+Cadence = int | tuple[int, ...] | Literal["log"] | None
 
 
 def total_steps(n_examples: int, batch_size: int, epochs: int, max_steps: int | None = None) -> int:
-    """Steps of the whole run. ``max_steps``, where given, replaces ``epochs``; an incomplete batch is a step.
+    """Count the steps of a run (``max_steps``, if given, replaces ``epochs``).
 
     >>> total_steps(512, 8, epochs=3), total_steps(513, 8, epochs=3), total_steps(512, 8, epochs=3, max_steps=20)
     (192, 195, 20)
@@ -22,7 +23,7 @@ def total_steps(n_examples: int, batch_size: int, epochs: int, max_steps: int | 
 
 
 def warmup_steps(warmup: int | float, total: int) -> int:
-    """Steps of warm-up: an int counts steps, a float is a share of the run (rounded up).
+    """Count the warm-up steps: an int, or a fraction of the run, rounded up.
 
     >>> warmup_steps(10, total=192), warmup_steps(0.05, total=192), warmup_steps(0.0, total=192)
     (10, 10, 0)
@@ -31,10 +32,10 @@ def warmup_steps(warmup: int | float, total: int) -> int:
 
 
 def lr_factor(step: int, total: int, schedule: Schedule = "constant", warmup: int = 0) -> float:
-    """What the peak learning rate is multiplied by at ``step`` (1 to ``total``).
+    """Compute the factor of the peak learning rate at ``step`` (1 to ``total``).
 
-    During the warm-up it rises in equal parts to 1, which step ``warmup`` has. Then it stays at 1, or falls to 0 along
-    a line or half a cosine; 0 would be step ``total + 1``, so that the last step still moves the weights.
+    It rises linearly to 1 at step ``warmup``. Then it stays at 1, or falls along a line or half a cosine to 0, which
+    step ``total + 1`` would have, so that the last step still moves the weights.
 
     >>> [lr_factor(step, total=6, warmup=2) for step in range(1, 7)]
     [0.5, 1.0, 1.0, 1.0, 1.0, 1.0]
@@ -54,16 +55,11 @@ def lr_factor(step: int, total: int, schedule: Schedule = "constant", warmup: in
     return 1.0
 
 
-Cadence = int | tuple[int, ...] | Literal["log"] | None
-
-
 def evaluation_steps(total: int, cadence: Cadence) -> tuple[int, ...]:
-    """The steps after which to evaluate: always 0 and the last, and between them what ``cadence`` says.
+    """List the steps after which to evaluate: 0, the last, and those of ``cadence``.
 
-    Args:
-        total: steps of the run.
-        cadence: every so many steps; ``"log"`` doubles the distance each time, which shows an early peak for a
-            handful of evaluations; a tuple names the steps; None adds nothing.
+    ``cadence`` is a number of steps; ``"log"``, which doubles the distance each time and shows an early peak with few
+    evaluations; a tuple of steps; or None.
 
     >>> evaluation_steps(20, "log")
     (0, 1, 2, 4, 8, 16, 20)
@@ -77,7 +73,7 @@ def evaluation_steps(total: int, cadence: Cadence) -> tuple[int, ...]:
     if cadence is None:
         between: set[int] = set()
     elif cadence == "log":
-        between = {2**k for k in range(total.bit_length()) if 2**k < total}
+        between = {2**k for k in range(total.bit_length())}
     elif isinstance(cadence, tuple):
         between = {step for step in cadence if step < total}
     else:
@@ -86,7 +82,7 @@ def evaluation_steps(total: int, cadence: Cadence) -> tuple[int, ...]:
 
 
 def checkpoint_steps(total: int, cadence: int | Literal["epoch"], steps_per_epoch: int) -> tuple[int, ...]:
-    """The steps after which to write a checkpoint: every ``cadence`` steps or every epoch, and the last.
+    """List the steps after which to save, the last one included.
 
     >>> checkpoint_steps(20, 8, steps_per_epoch=6), checkpoint_steps(20, "epoch", steps_per_epoch=6)
     ((8, 16, 20), (6, 12, 18, 20))

@@ -1,4 +1,4 @@
-"""Ctrl-C that finishes what it is doing: a signal becomes a request that the training loop looks at between steps."""
+"""Signals as requests: on Ctrl-C or SIGTERM the training loop stops after the step that it is making."""
 
 from __future__ import annotations
 
@@ -12,16 +12,11 @@ from typing import Any
 
 
 class StopRequest:
-    """While entered, SIGINT (Ctrl-C, "interrupt the kernel") and SIGTERM set ``requested`` instead of ending the run.
+    """While entered, SIGINT (Ctrl-C, "interrupt the kernel") and SIGTERM set ``requested`` instead of raising.
 
     The same signal once more raises ``KeyboardInterrupt`` at once, and so does the first inside ``at_once()``. (On one
-    Ctrl-C ``torchrun``'s processes get both: SIGINT from the terminal and SIGTERM from the launcher.) Signals reach
-    only a process's main thread; entered in another thread this does nothing.
-
-    >>> with StopRequest() as stop:
-    ...     signal.raise_signal(signal.SIGTERM)
-    ...     stop.requested
-    True
+    Ctrl-C ``torchrun``'s processes get both: SIGINT from the terminal and SIGTERM from the launcher.) Outside a
+    process's main thread, which alone gets signals, this does nothing.
     """
 
     def __init__(self) -> None:
@@ -44,7 +39,7 @@ class StopRequest:
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """For work that can be thrown away, such as an evaluation: raise rather than wait for its end."""
+        """Raise at the first signal, for work that can be thrown away."""
         self._at_once = True
         try:
             yield

@@ -9,15 +9,14 @@ import pytest
 import torch
 
 from cs336_sft.data.word_problems import generate_problems
-from cs336_sft.errors import ConfigError, EngineMismatchError, StaleEngineError
+from cs336_sft.errors import ConfigError, StaleEngineError
 from cs336_sft.generation.hf_sampler import HFSampler
 from cs336_sft.generation.sampler import SamplingConfig
-from cs336_sft.generation.vllm_backend import parity as engine_parity
 from cs336_sft.generation.vllm_backend.weights import policy_tensors
 from cs336_sft.prompts import get_template
 from cs336_sft.tokenization import collate, make_examples
 
-GREEDY = SamplingConfig(max_new_tokens=60)
+GREEDY = SamplingConfig(max_new_tokens=60, record_entropy=True)
 
 
 def train(policy, tokenizer, steps: int, seed: int = 0) -> None:
@@ -35,6 +34,14 @@ def tokens(results) -> list[tuple[int, ...]]:
     return [g.token_ids for samples in results for g in samples]
 
 
+def assert_same(engine, hf) -> list[tuple[int, ...]]:
+    """The same tokens, with the same log-probabilities."""
+    assert tokens(engine) == tokens(hf)
+    for a, b in zip(engine, hf, strict=True):
+        assert a[0].logprobs == pytest.approx(b[0].logprobs, abs=1e-3)
+    return tokens(engine)
+
+
 def test_five_rounds_of_training_and_sync(sampler, policy, base, prompts) -> None:
     """Each time: stale until synced, then Hugging Face's outputs of the new weights and not those of the old."""
     version, hf = sampler.policy_version, HFSampler(policy, base[1])
@@ -45,11 +52,8 @@ def test_five_rounds_of_training_and_sync(sampler, policy, base, prompts) -> Non
             sampler.generate(prompts, GREEDY)
         sampler.update_weights(policy)
         assert sampler.policy_version == version + number + 1
-        new = tokens(sampler.generate(prompts, GREEDY))
-        assert new == tokens(hf.generate(prompts, GREEDY))
+        new = assert_same(sampler.generate(prompts, GREEDY), hf.generate(prompts, GREEDY))
         assert sum(a != b for a, b in zip(new, old, strict=True)) >= len(prompts) // 4
-        parity = sampler.parity(policy)
-        assert parity.identical_tokens == parity.tokens and parity.largest_error < 1e-3
         old = new
 
 
@@ -84,19 +88,10 @@ def test_the_engine_does_not_alias_the_trainers_tensors(sampler, policy, base, p
     assert sampler.generate(prompts[:8], GREEDY) == before
 
 
-def test_parity_check_tells_other_weights(sampler, policy) -> None:
-    with torch.no_grad():
-        policy.model.layers[2].mlp.down_proj.weight.mul_(1.1)
-    with pytest.raises(EngineMismatchError, match="greedy tokens agree"):
-        engine_parity.check(sampler.parity(policy), torch.float32)
-    sampler.update_weights(policy)
-    engine_parity.check(sampler.parity(policy), torch.float32)
-
-
 def test_a_partial_or_foreign_set_of_tensors_is_refused(sampler, policy, monkeypatch) -> None:
     tensors = policy_tensors(policy)
     monkeypatch.setattr("cs336_sft.generation.vllm_backend.sampler.policy_tensors", lambda model: tensors[:-1])
-    with pytest.raises(ConfigError, match="lacks model.norm.weight"):
+    with pytest.raises(ConfigError, match="model.norm.weight is missing in the policy"):
         sampler.update_weights(policy)
     with pytest.raises(StaleEngineError, match="cut short"):
         sampler.generate(["a"], GREEDY)
@@ -131,16 +126,10 @@ def test_lora_adapters_are_merged_on_the_way(sampler, policy, base, prompts) -> 
     model = get_peft_model(policy, LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM"))
     train(model, base[1], steps=4)
     sampler.update_weights(model)
-    got = tokens(sampler.generate(prompts, GREEDY))
-    assert sampler.parity(model).largest_error < 1e-3
+    got = sampler.generate(prompts, GREEDY)
     for name, parameter in model.named_parameters():  # the policy stays a LoRA model, its base as it was
         if "lora" not in name:
             plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
             assert torch.equal(parameter, before[plain])
-    assert got == tokens(HFSampler(model.merge_and_unload(), base[1]).generate(prompts, GREEDY))
+    assert_same(got, HFSampler(model.merge_and_unload(), base[1]).generate(prompts, GREEDY))
     sampler._watch = None
-
-
-def test_sleep_needs_its_option(sampler) -> None:
-    with pytest.raises(ConfigError, match="sleep=True"):
-        sampler.sleep()

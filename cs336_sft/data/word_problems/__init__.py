@@ -1,29 +1,10 @@
-"""A seeded generator of word problems in GSM8K's style, right by construction."""
+"""A seeded generator of word problems in GSM8K's style, right by construction.
 
-from __future__ import annotations
+Read `problem` first (what a problem is), then a file of templates such as `money`, written with the tools of `draft`.
+`splits` turns the templates into train, validation and test problems.
+"""
 
-from cs336_sft.data.word_problems.problem import Quantity, Step, WordProblem, operation_graph, to_problem
-from cs336_sft.data.word_problems.splits import (
-    HELDOUT_TEMPLATE_NAMES,
-    SPLITS,
-    TEMPLATE_NAMES,
-    generate_problems,
-    generate_word_problems,
-    iterate_word_problems,
-    split_of,
-)
+from cs336_sft.data.word_problems.problem import Step, WordProblem
+from cs336_sft.data.word_problems.splits import SPLITS, generate_problems, generate_word_problems
 
-__all__ = [
-    "HELDOUT_TEMPLATE_NAMES",
-    "SPLITS",
-    "TEMPLATE_NAMES",
-    "Quantity",
-    "Step",
-    "WordProblem",
-    "generate_problems",
-    "generate_word_problems",
-    "iterate_word_problems",
-    "operation_graph",
-    "split_of",
-    "to_problem",
-]
+__all__ = ["SPLITS", "Step", "WordProblem", "generate_problems", "generate_word_problems"]

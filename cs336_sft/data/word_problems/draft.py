@@ -1,10 +1,12 @@
-"""What a template writes with: seeded draws of numbers, people and wording, and steps that are checked at once."""
+"""The tools of a template: seeded draws of numbers, people and wording, and steps that are checked at once."""
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from fractions import Fraction
+from itertools import groupby
 from typing import TypeVar
 
 from cs336_sft.data.word_problems.names import PEOPLE, Person
@@ -17,20 +19,12 @@ LARGEST = 999
 LONGEST_ANSWER = 114
 
 
-class Redraw(Exception):  # noqa: N818 - not an error: the draw is thrown away and made again
+class Redraw(Exception):  # noqa: N818 - not an error: the draw is discarded and made again
     """The numbers drawn do not make a sensible problem."""
 
 
 class Draft:
-    """One problem in the making. The template draws from it, adds steps, and ends with `finish`.
-
-    >>> draft = Draft(random.Random(0), "example")
-    >>> boxes, each = draft.given(3), draft.given(12)
-    >>> total = draft.step("Tom has", boxes * each, "pencils")
-    >>> problem = draft.finish("Tom has 3 boxes of 12 pencils. How many pencils does he have?", "pencils")
-    >>> problem.conclusion
-    'Tom has 36 pencils'
-    """
+    """A problem under construction. The template draws from it, adds steps, and ends with `finish`."""
 
     def __init__(self, rng: random.Random, template: str) -> None:
         self._rng = rng
@@ -44,27 +38,41 @@ class Draft:
         return options[int(self._random() * len(options))]
 
     def say(self, *wordings: str) -> str:
-        """One of several wordings of the same thing."""
+        """Pick one of several wordings."""
         return wordings[int(self._random() * len(wordings))]
 
     def maybe(self, sentence: str) -> str:
-        """The sentence, with a space before it, in every second problem: for facts that do not matter."""
+        """Return an irrelevant sentence after a space in every second problem."""
         return f" {sentence}" if self._random() < 0.5 else ""
 
+    def story(self, text: str) -> str:
+        """Join the sentences of a text, which has one a line.
+
+        ``|`` separates wordings of a sentence, of which one is picked. Neighbouring lines that begin with ``- `` come
+        in any order.
+        """
+        lines = re.sub(r"\n *\|", " |", text.strip()).split("\n")
+        sentences = []
+        for in_any_order, group in groupby(map(str.strip, lines), key=lambda line: line.startswith("- ")):
+            wordings = [line.removeprefix("- ").split(" | ") for line in group]
+            picked = [self.say(*several) if len(several) > 1 else several[0] for several in wordings]
+            sentences += [self.facts(*picked)] if in_any_order else picked
+        return " ".join(sentences)
+
     def facts(self, *sentences: str) -> str:
-        """The sentences in any order."""
+        """Join the sentences in any order."""
         order = list(sentences)
         self._rng.shuffle(order)
         return " ".join(order)
 
     def two(self, options: Sequence[T]) -> tuple[T, T]:
-        """Two different options."""
+        """Pick two different options."""
         first = int(self._random() * len(options))
         second = int(self._random() * (len(options) - 1))
         return options[first], options[second + (second >= first)]
 
     def person(self) -> Person:
-        """Somebody who is not in the story yet."""
+        """Pick somebody who is not in the story yet."""
         while True:
             person = self.pick(PEOPLE)
             if person not in self._people:
@@ -72,30 +80,30 @@ class Draft:
                 return person
 
     def integer(self, low: int, high: int, multiple: int = 1) -> int:
-        """A multiple of ``multiple`` from ``low`` to ``high``, both included and both multiples themselves."""
+        """Draw a multiple of ``multiple`` from ``low`` to ``high``, both included."""
         return low + multiple * int(self._random() * ((high - low) // multiple + 1))
 
     def number(self, low: int, high: int, multiple: int = 1) -> Quantity:
-        """The same as a quantity given in the question."""
+        """Draw a quantity that the question gives."""
         return Quantity(self.integer(low, high, multiple))
 
     def given(self, value: int) -> Quantity:
         return Quantity(value)
 
     def price(self, low: int, high: int) -> Quantity:
-        """A price from ``low`` to ``high`` dollars: whole dollars, or (every third) with 50 cents."""
+        """Draw a price from ``low`` to ``high`` dollars, every third with 50 cents."""
         dollars = self.integer(low, high)
         if self._random() < 0.33:
             return Quantity(Fraction(2 * dollars + 1, 2), f"{dollars}.50")
         return Quantity(dollars)
 
     def need(self, condition: bool) -> None:
-        """Throws the draw away unless the condition holds."""
+        """Discard the draw unless the condition holds."""
         if not condition:
             raise Redraw
 
     def step(self, before: str, expression: Quantity, after: str = "", *, money: bool = False) -> Quantity:
-        """Adds a sentence; returns its result. Results are whole numbers from 2 (so plurals are right) to 999."""
+        """Add a sentence and return its result, a whole number from 2 (plural) to 999."""
         value = expression.value
         if type(value) is not int or not 2 <= value <= LARGEST:
             raise Redraw
@@ -105,7 +113,7 @@ class Draft:
         return result
 
     def finish(self, question: str, unit: str) -> WordProblem:
-        """The problem; the last step is its answer. Throws the draw away if the answer grew too long."""
+        """Return the problem, or discard the draw if the answer is too long."""
         if sum(map(_tokens, self._steps)) + 6 > LONGEST_ANSWER:
             raise Redraw
         assert self._last is not None
@@ -115,12 +123,11 @@ class Draft:
             steps=tuple(self._steps),
             final=self._last.value,
             unit=unit,
-            subject=self._people[0].name if self._people else "",
             root=self._last,
         )
 
 
 def _tokens(step: Step) -> int:
-    """About how many tokens a step takes: a token a word, two a sign of the computation, and the rest."""
+    """Estimate the tokens of a step: one a word, two a sign of the computation."""
     words = step.before.count(" ") + step.after.count(" ") + (2 if step.after else 1)
     return words + 2 * (len(step.expression) + len(step.result)) + 7

@@ -1,4 +1,4 @@
-"""Situations about buying, selling, earning and saving. Each docstring gives the graph of operations."""
+"""Situations about buying, selling, earning and saving."""
 
 from __future__ import annotations
 
@@ -8,14 +8,13 @@ from cs336_sft.data.word_problems.problem import WordProblem
 
 
 def change(d: Draft) -> WordProblem:
-    """n - n*n"""
     who = d.person()
     one, many = d.pick(SNACKS)
     count, price, bill = d.number(3, 12), d.price(2, 9), d.number(20, 150, 10)
-    facts = d.facts(
-        d.say(f"A {one} costs ${price} at the market.", f"At the market, one {one} is ${price}."),
-        d.say(f"{who} buys {count} {many} for the family.", f"{who} wants {count} {many} and orders them all at once."),
-    )
+    facts = d.story(f"""
+        - A {one} costs ${price} at the market. | At the market, one {one} is ${price}.
+        - {who} buys {count} {many} for the family. | {who} wants {count} {many} and orders them all at once.
+    """)
     ask = d.say(
         f"How much money is left from the ${bill} in {who.their} pocket?",
         f"If {who} pays with ${bill}, how much change does {who.they} get?",
@@ -26,23 +25,21 @@ def change(d: Draft) -> WordProblem:
 
 
 def two_kinds(d: Draft) -> WordProblem:
-    """n*n + n*n"""
     who = d.person()
     (_, first), (_, second) = d.two(GOODS)
     a, p, b, q = d.number(2, 9), d.number(4, 35), d.number(3, 12), d.number(2, 18)
-    facts = d.facts(
-        d.say(f"{who} sells {a} {first} for ${p} each.", f"{who} gets ${p} for each of {a} {first}."),
-        d.say(f"{who} sells {b} {second} for ${q} each.", f"{who} gets ${q} for each of {b} {second}."),
-    )
-    ask = d.say("How much money is that in total?", f"How many dollars does {who} take in?")
+    story = d.story(f"""
+        - {who} sells {a} {first} for ${p} each. | {who} gets ${p} for each of {a} {first}.
+        - {who} sells {b} {second} for ${q} each. | {who} gets ${q} for each of {b} {second}.
+        How much money is that in total? | How many dollars does {who} take in?
+    """)
     x = d.step(f"The {first} bring", a * p, money=True)
     y = d.step(f"The {second} bring", b * q, money=True)
     d.step(f"{who} takes in", x + y, "in total", money=True)
-    return d.finish(f"{facts} {ask}", "dollars")
+    return d.finish(story, "dollars")
 
 
 def change_from_two_kinds(d: Draft) -> WordProblem:
-    """n - (n*n + n*n)"""
     who = d.person()
     (one, first), (other, second) = d.two(GOODS)
     a, p, b, q = d.number(2, 9), d.number(3, 15), d.number(2, 9), d.number(3, 19)
@@ -59,28 +56,23 @@ def change_from_two_kinds(d: Draft) -> WordProblem:
 
 
 def stall(d: Draft) -> WordProblem:
-    """(n-n)*n - n"""
     who = d.person()
     one, many = d.pick(GOODS)
     cost, price, count, fee = d.number(3, 15), d.number(8, 29), d.number(8, 49), d.number(12, 95)
     d.need(price.value > cost.value + 1)
-    facts = d.facts(
-        d.say(f"Every {one} costs {who} ${cost} to make.", f"{who} pays ${cost} for the material of each {one}."),
-        d.say(
-            f"{who} sells {count} {many} for ${price} each.",
-            f"At the fair {who} sells {count} {many} at ${price} apiece.",
-        ),
-    )
-    rent = d.say(f"The table at the fair costs ${fee}.", f"{who} also pays a fee of ${fee} for the stall.")
-    ask = d.say(f"What is {who}'s profit?", f"How much profit does {who} make?")
+    story = d.story(f"""
+        - Every {one} costs {who} ${cost} to make. | {who} pays ${cost} for the material of each {one}.
+        - {who} sells {count} {many} for ${price} each. | At the fair {who} sells {count} {many} at ${price} apiece.
+        The table at the fair costs ${fee}. | {who} also pays a fee of ${fee} for the stall.
+        What is {who}'s profit? | How much profit does {who} make?
+    """)
     margin = d.step(f"{who} gains", price - cost, f"on each {one}", money=True)
     gain = d.step(f"The {many} bring", margin * count, money=True)
     d.step(f"{who} makes a profit of", gain - fee, money=True)
-    return d.finish(f"{facts} {rent} {ask}", "dollars")
+    return d.finish(story, "dollars")
 
 
 def wages(d: Draft) -> WordProblem:
-    """n*n*n - n"""
     who = d.person()
     hours, days, rate, spent = d.number(3, 8), d.number(3, 7), d.number(8, 24), d.number(15, 180)
     one, _ = d.pick(DEAR_GOODS)
@@ -102,106 +94,84 @@ def wages(d: Draft) -> WordProblem:
 
 
 def overtime(d: Draft) -> WordProblem:
-    """n*n + (n-n)*n"""
     who = d.person()
     normal, more, rate, extra = d.number(20, 40, 5), d.integer(2, 12), d.number(8, 19), d.number(12, 35)
     d.need(extra.value > rate.value)
     hours = d.given(normal.value + more)
-    rule = d.say(
-        f"{who} earns ${rate} an hour for the first {normal} hours of a week and ${extra} for each hour after that.",
-        f"A company pays {who} ${rate} an hour up to {normal} hours a week and ${extra} for every further hour.",
-    )
-    ask = d.say(
-        f"How much does {who} earn in a week of {hours} hours?",
-        f"This week {who.they} worked {hours} hours. What is {who.their} pay?",
-    )
+    story = d.story(f"""
+        {who} earns ${rate} an hour for the first {normal} hours of a week and ${extra} for each hour after that.
+        | A company pays {who} ${rate} an hour up to {normal} hours a week and ${extra} for every further hour.
+        How much does {who} earn in a week of {hours} hours?
+        | This week {who.they} worked {hours} hours. What is {who.their} pay?
+    """)
     over = d.step(f"{who} works", hours - normal, "extra hours")
     base = d.step("The normal hours pay", normal * rate, money=True)
     bonus = d.step("The extra hours pay", over * extra, money=True)
     d.step(f"{who} earns", base + bonus, money=True)
-    return d.finish(f"{rule} {ask}", "dollars")
+    return d.finish(story, "dollars")
 
 
 def saving(d: Draft) -> WordProblem:
-    """(n-n) / (n*n)"""
     who = d.person()
     one, _ = d.pick(DEAR_GOODS)
     jobs, pay, weeks, have = d.number(2, 6), d.number(3, 15), d.integer(3, 15), d.number(11, 99)
     goal = d.given(have.value + weeks * jobs.value * pay.value)
     chore = d.say("mows lawns", "walks dogs", "washes cars", "cleans windows")
-    facts = d.facts(
-        d.say(f"{who} wants a {one} that costs ${goal}.", f"{who} is saving for a {one} with a price of ${goal}."),
-        d.say(
-            f"{who} {chore} {jobs} times a week for ${pay} each time.",
-            f"Each week {who} {chore} {jobs} times and gets ${pay} each time.",
-        ),
-    )
-    ask = d.say(
-        f"{who.They} already has ${have}. How many weeks must {who.they} save?",
-        f"In how many weeks can {who} buy it, if {who.they} has ${have} now?",
-    )
+    story = d.story(f"""
+        - {who} wants a {one} that costs ${goal}. | {who} is saving for a {one} with a price of ${goal}.
+        - {who} {chore} {jobs} times a week for ${pay} each time.
+          | Each week {who} {chore} {jobs} times and gets ${pay} each time.
+        {who.They} already has ${have}. How many weeks must {who.they} save?
+        | In how many weeks can {who} buy it, if {who.they} has ${have} now?
+    """)
     missing = d.step(f"{who} still needs", goal - have, money=True)
     weekly = d.step(f"{who} earns", jobs * pay, "a week", money=True)
     d.step(f"{who} must save for", missing / weekly, "weeks")
-    return d.finish(f"{facts} {ask}", "weeks")
+    return d.finish(story, "weeks")
 
 
 def shared_bill(d: Draft) -> WordProblem:
-    """(n*n+n)/n - n"""
     who = d.person()
     one, many = d.pick(SNACKS)
     count, price, friends, coupon = d.number(3, 12), d.number(6, 18), d.number(3, 8), d.number(2, 5)
     fee = d.given(d.integer(3, 20))
     d.need((count.value * price.value + fee.value) % friends.value == 0)
-    order = d.say(
-        f"{who} and some friends order {count} {many} for ${price} each.",
-        f"{who}'s table orders {count} {many} at ${price} each.",
-    )
-    delivery = d.say(f"Delivery costs ${fee}.", f"They also pay ${fee} for delivery.")
-    split = d.say(
-        f"The {friends} people at the table share the bill equally.", f"All {friends} of them pay the same share."
-    )
-    ask = d.say(
-        f"With a coupon {who} gets ${coupon} off {who.their} own share. How much does {who} pay?",
-        f"How much does {who} pay, if a coupon takes ${coupon} off {who.their} share?",
-    )
+    story = d.story(f"""
+        {who} and some friends order {count} {many} for ${price} each.
+        | {who}'s table orders {count} {many} at ${price} each.
+        Delivery costs ${fee}. | They also pay ${fee} for delivery.
+        The {friends} people at the table share the bill equally. | All {friends} of them pay the same share.
+        With a coupon {who} gets ${coupon} off {who.their} own share. How much does {who} pay?
+        | How much does {who} pay, if a coupon takes ${coupon} off {who.their} share?
+    """)
     food = d.step(f"The {many} cost", count * price, money=True)
     bill = d.step("The whole bill is", food + fee, money=True)
     share = d.step("Each share is", bill / friends, money=True)
     d.step(f"{who} pays", share - coupon, money=True)
-    return d.finish(f"{order} {delivery} {split} {ask}", "dollars")
+    return d.finish(story, "dollars")
 
 
 def resale(d: Draft) -> WordProblem:
-    """(n*n-n)*n - n*n"""
     who = d.person()
     _, many = d.pick(GOODS)
     boxes, each, bad, price, cost = d.number(3, 9), d.number(4, 12), d.number(2, 9), d.number(3, 9), d.number(5, 25)
-    start = d.say(
-        f"{who} buys {boxes} boxes for ${cost} each.", f"A shop sells boxes for ${cost} each, and {who} buys {boxes}."
-    )
-    inside = d.say(f"There are {each} {many} in every box.", f"Every box holds {each} {many}.")
-    broken = d.say(f"{bad} of the {many} are damaged and thrown away.", f"{who} has to throw away {bad} {many}.")
-    ask = d.say(
-        f"The rest are sold for ${price} each. What is the profit?",
-        f"How much profit does {who} make by selling the rest for ${price} each?",
-    )
+    story = d.story(f"""
+        {who} buys {boxes} boxes for ${cost} each. | A shop sells boxes for ${cost} each, and {who} buys {boxes}.
+        There are {each} {many} in every box. | Every box holds {each} {many}.
+        {bad} of the {many} are damaged and thrown away. | {who} has to throw away {bad} {many}.
+        The rest are sold for ${price} each. What is the profit?
+        | How much profit does {who} make by selling the rest for ${price} each?
+    """)
     good = d.step("There are", boxes * each - bad, f"good {many}")
     income = d.step("They bring", good * price, money=True)
     paid = d.step("The boxes cost", boxes * cost, money=True)
     d.step("The profit is", income - paid, money=True)
-    return d.finish(f"{start} {inside} {broken} {ask}", "dollars")
+    return d.finish(story, "dollars")
 
 
 def concert(d: Draft) -> WordProblem:
-    """n*n + (n-n)*n - n"""
-    people, children, low, high, rent = (
-        d.number(20, 60),
-        d.number(6, 40),
-        d.number(2, 5),
-        d.number(6, 9),
-        d.number(20, 99),
-    )
+    people, children, low = d.number(20, 60), d.number(6, 40), d.number(2, 5)
+    high, rent = d.number(6, 9), d.number(20, 99)
     show = d.say("concert", "play", "film", "circus")
     d.need(people.value > children.value + 3)
     prices = d.say(
@@ -221,6 +191,3 @@ def concert(d: Draft) -> WordProblem:
     y = d.step("Adults pay", adults * high, money=True)
     d.step("The money left is", x + y - rent, money=True)
     return d.finish(f"{d.facts(prices, crowd)} {ask}", "dollars")
-
-
-TEMPLATES = (change, two_kinds, change_from_two_kinds, stall, wages, overtime, saving, shared_bill, resale, concert)

@@ -1,4 +1,4 @@
-"""People and things that the stories are about."""
+"""People, things and number words that the stories are about."""
 
 from __future__ import annotations
 
@@ -7,11 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Person:
-    """A first name and its pronouns.
-
-    >>> f"{Person('Mia', 'she', 'her')} and {Person('Tom', 'he', 'his').their} dog"
-    'Mia and his dog'
-    """
+    """A first name and its pronouns."""
 
     name: str
     they: str
@@ -31,59 +27,29 @@ _MEN = "Tom Ben Jack Leo Sam Max Omar Paul Noah Adam Carl David Eric Felix Henry
 PEOPLE = tuple(Person(name, "she", "her") for name in _WOMEN.split()) + tuple(
     Person(name, "he", "his") for name in _MEN.split()
 )
+PART_WORDS = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 6: "a sixth"}
 
 # Plural nouns of things that are counted and can change hands.
-COLLECTION = (
-    "marbles",
-    "stickers",
-    "shells",
-    "cards",
-    "stamps",
-    "coins",
-    "beads",
-    "buttons",
-    "stones",
-    "badges",
-    "pencils",
-    "comics",
-)
-# (singular, plural) of things with a price in whole dollars.
-GOODS = (
-    ("notebook", "notebooks"),
-    ("book", "books"),
-    ("toy car", "toy cars"),
-    ("puzzle", "puzzles"),
-    ("scarf", "scarves"),
-    ("plant", "plants"),
-    ("lamp", "lamps"),
-    ("mug", "mugs"),
-    ("shirt", "shirts"),
-    ("hat", "hats"),
-    ("ball", "balls"),
-    ("pillow", "pillows"),
-)
-# (singular, plural) of dear things that are saved for or reduced.
-DEAR_GOODS = (
-    ("bicycle", "bicycles"),
-    ("jacket", "jackets"),
-    ("guitar", "guitars"),
-    ("tent", "tents"),
-    ("camera", "cameras"),
-    ("desk", "desks"),
-    ("watch", "watches"),
-    ("radio", "radios"),
-)
-# (singular, plural) of small things with a price in dollars and half dollars.
-SNACKS = (
-    ("sandwich", "sandwiches"),
-    ("juice", "juices"),
-    ("salad", "salads"),
-    ("muffin", "muffins"),
-    ("pie", "pies"),
-    ("soup", "soups"),
-    ("bagel", "bagels"),
-    ("taco", "tacos"),
-)
-BAKED = ("muffins", "cookies", "rolls", "cupcakes", "buns", "pies", "bagels", "tarts")
-FRUIT = ("apples", "pears", "oranges", "lemons", "plums", "peaches", "melons", "mangoes")
-RELATIVES = ("mother", "father", "aunt", "uncle", "teacher", "coach")
+COLLECTION = tuple("marbles stickers shells cards stamps coins beads buttons stones badges pencils comics".split())
+BAKED = tuple("muffins cookies rolls cupcakes buns pies bagels tarts".split())
+FRUIT = tuple("apples pears oranges lemons plums peaches melons mangoes".split())
+RELATIVES = tuple("mother father aunt uncle teacher coach".split())
+
+
+def _with_plural(names: str) -> tuple[tuple[str, str], ...]:
+    irregular = {"scarf": "scarves"}
+    return tuple(
+        (name, irregular.get(name, name + ("es" if name.endswith("ch") else "s"))) for name in names.split(", ")
+    )
+
+
+# (singular, plural) of things with a price in whole dollars, of dear things that are saved for or reduced, and of
+# small things with a price in dollars and half dollars.
+GOODS = _with_plural("notebook, book, toy car, puzzle, scarf, plant, lamp, mug, shirt, hat, ball, pillow")
+DEAR_GOODS = _with_plural("bicycle, jacket, guitar, tent, camera, desk, watch, radio")
+SNACKS = _with_plural("sandwich, juice, salad, muffin, pie, soup, bagel, taco")
+
+
+def times(number: object) -> str:
+    """``"twice"`` or ``"5 times"``."""
+    return "twice" if str(number) == "2" else f"{number} times"

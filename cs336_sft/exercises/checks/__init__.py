@@ -1,4 +1,5 @@
-"""One module an exercise, each with ``check(session) -> Failure | None``: cases, reference and known slips.
+"""One module an exercise, each with ``CHECKS``: cases, reference and known slips of its functions.
 
-They run in the checker's process. What they call of the learner's goes through the session, to another process.
+Begin with ``ex03``. Nothing of the learner's runs here; ``tokens`` is what ex02 and ex09 share, ``objects`` are the
+small models and tokenizers that the cases need.
 """

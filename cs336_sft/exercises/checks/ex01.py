@@ -8,12 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from cs336_sft.data.token_lengths import PERCENTILES, LengthTable, length_percentiles, token_lengths
-from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.report import Failure
-from cs336_sft.exercises.sandbox.objects import TokenizerSpec
+from cs336_sft.data.token_lengths import PERCENTILES, LengthTable, length_percentiles
+from cs336_sft.exercises.checks.objects import word_tokenizer
+from cs336_sft.exercises.compare import Check, Misshapen, slips
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Problem
 
@@ -26,8 +24,8 @@ _PROBLEMS = [
 
 
 def _cases() -> list[Case]:
-    plain = TokenizerSpec(_WORDS)
-    greedy = TokenizerSpec(_WORDS, bos="<bos>")
+    plain = word_tokenizer(_WORDS)
+    greedy = word_tokenizer(_WORDS, bos="<bos>")
     template = get_template("gsm8k")
     return [
         Case((_PROBLEMS[:1], get_template("question_only"), plain), label="one problem, prompt = the question alone"),
@@ -38,79 +36,46 @@ def _cases() -> list[Case]:
 
 
 def _counting(
-    prompt: Callable[[Problem, Any], str],
-    answer: Callable[[Problem, Any], str],
-    count: Callable[[str, Any], int],
+    prompt: Callable[[Problem, Any], str] = lambda problem, template: template.prompt(problem),
+    answer: Callable[[Problem], str] = lambda problem: problem.answer,
+    count: Callable[[str, Any], int] = lambda text, k: len(k(text, add_special_tokens=False)["input_ids"]),
 ) -> Callable[..., LengthTable]:
+    """Make the reference, or, with one part replaced, a slip."""
+
     def lengths(problems: Sequence[Problem], template: Any, tokenizer: Any) -> LengthTable:
         return LengthTable(
             tuple(count(prompt(p, template), tokenizer) for p in problems),
-            tuple(count(answer(p, template), tokenizer) for p in problems),
+            tuple(count(answer(p), tokenizer) for p in problems),
         )
 
     return lengths
 
 
-def _tokens(text: str, tokenizer: Any) -> int:
-    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+def _changed(change: Callable[[LengthTable], tuple[tuple[int, ...], tuple[int, ...]]]) -> Callable[..., LengthTable]:
+    return lambda problems, template, tokenizer: LengthTable(*change(_counting()(problems, template, tokenizer)))
 
 
-def _prompt(problem: Problem, template: Any) -> str:
-    return template.prompt(problem)
-
-
-def _answer(problem: Problem, template: Any) -> str:
-    return problem.answer
-
-
-LENGTH_SLIPS = (
-    Slip(
-        "characters",
-        "counts characters; the limits of a model are in tokens",
-        _counting(_prompt, _answer, lambda t, _: len(t)),
-    ),
-    Slip(
-        "words",
-        "counts words between blanks; a tokenizer cuts differently",
-        _counting(_prompt, _answer, lambda t, _: len(t.split())),
-    ),
-    Slip(
-        "special-tokens",
-        "counts the <bos> that this tokenizer adds to every text: pass add_special_tokens=False",
-        _counting(_prompt, _answer, lambda t, tokenizer: len(tokenizer(t)["input_ids"])),
-    ),
-    Slip(
-        "bare-question",
-        "counts the question alone; the prompt is what template.prompt makes of it",
-        _counting(lambda p, _: p.question, _answer, _tokens),
-    ),
-    Slip(
-        "no-annotations",
-        "counts the answer without its <<...>> annotations; the model is trained on the raw answer",
-        _counting(_prompt, lambda p, _: re.sub(r"<<.*?>>", "", p.answer), _tokens),
-    ),
-    Slip(
-        "final-only",
-        "counts the final number only; the answer is the whole reference text",
-        _counting(_prompt, lambda p, _: p.final, _tokens),
-    ),
-    Slip(
-        "eos-counted",
-        "counts one more token for each answer: end-of-text is not part of the raw answer",
-        lambda p, t, k: LengthTable(token_lengths(p, t, k).prompt, tuple(n + 1 for n in token_lengths(p, t, k).answer)),
-    ),
-    Slip(
-        "total-as-answer",
-        "gives prompt and answer together as the answer's length",
-        lambda p, t, k: LengthTable(token_lengths(p, t, k).prompt, token_lengths(p, t, k).total),
-    ),
-    Slip(
-        "sorted",
-        "sorts the lengths: entry i of prompt and of answer must belong to the same problem",
-        lambda p, t, k: LengthTable(
-            tuple(sorted(token_lengths(p, t, k).prompt)), tuple(sorted(token_lengths(p, t, k).answer))
-        ),
-    ),
+LENGTH_SLIPS = slips(
+    {
+        "characters": "counts characters; the limits of a model are in tokens",
+        "words": "counts words between blanks; a tokenizer cuts differently",
+        "special-tokens": "counts the <bos> that this tokenizer adds to every text: pass add_special_tokens=False",
+        "bare-question": "counts the question alone; the prompt is what template.prompt makes of it",
+        "no-annotations": "counts the answer without its <<...>> annotations; the model is trained on the raw answer",
+        "eos-counted": "counts one more token for each answer: end-of-text is not part of the raw answer",
+        "total-as-answer": "gives prompt and answer together as the answer's length",
+        "sorted": "sorts the lengths: entry i of prompt and of answer must belong to the same problem",
+    },
+    {
+        "characters": _counting(count=lambda t, _: len(t)),
+        "words": _counting(count=lambda t, _: len(t.split())),
+        "special-tokens": _counting(count=lambda t, tokenizer: len(tokenizer(t)["input_ids"])),
+        "bare-question": _counting(lambda p, _: p.question),
+        "no-annotations": _counting(answer=lambda p: re.sub(r"<<.*?>>", "", p.answer)),
+        "eos-counted": _changed(lambda table: (table.prompt, tuple(n + 1 for n in table.answer))),
+        "total-as-answer": _changed(lambda table: (table.prompt, table.total)),
+        "sorted": _changed(lambda table: (tuple(sorted(table.prompt)), tuple(sorted(table.answer)))),
+    },
 )
 
 
@@ -120,42 +85,21 @@ def _rows(of: Callable[[LengthTable, str, float], float]) -> Callable[[LengthTab
     }
 
 
-def _percentile(table: LengthTable, part: str, p: float) -> float:
-    return float(np.percentile(getattr(table, part), p))
-
-
-PERCENTILE_SLIPS = (
-    Slip(
-        "sum-of-percentiles",
-        "adds the percentiles of prompt and answer: the percentile of a sum is not the sum of percentiles",
-        _rows(
-            lambda t, part, p: (
-                _percentile(t, "prompt", p) + _percentile(t, "answer", p)
-                if part == "total"
-                else _percentile(t, part, p)
+PERCENTILE_SLIPS = slips(
+    {
+        "sum-of-percentiles": "adds the percentiles of prompt and answer: the percentile of a sum is not the sum of percentiles",
+        "nearest-rank": "takes the nearest entry; the contract asks for numpy.percentile's linear interpolation",
+        "quantile-of-percent": "reads 50 as the fraction 0.5 %: numpy.percentile takes percent, numpy.quantile fractions",
+    },
+    {
+        "sum-of-percentiles": _rows(
+            lambda t, part, p: sum(
+                np.percentile(getattr(t, name), p) for name in (("prompt", "answer") if part == "total" else (part,))
             )
         ),
-    ),
-    Slip(
-        "nearest-rank",
-        "takes the nearest entry; the contract asks for numpy.percentile's linear interpolation",
-        _rows(lambda t, part, p: np.percentile(getattr(t, part), p, method="nearest")),
-    ),
-    Slip(
-        "lower-rank",
-        "takes the entry below; the contract asks for numpy.percentile's linear interpolation",
-        _rows(lambda t, part, p: np.percentile(getattr(t, part), p, method="lower")),
-    ),
-    Slip(
-        "quantile-of-percent",
-        "reads 50 as the fraction 0.5 %: numpy.percentile takes percent, numpy.quantile fractions",
-        _rows(lambda t, part, p: np.percentile(getattr(t, part), p / 100)),
-    ),
-    Slip(
-        "rounded",
-        "rounds to whole tokens; keep the interpolated value",
-        _rows(lambda t, part, p: round(_percentile(t, part, p))),
-    ),
+        "nearest-rank": _rows(lambda t, part, p: np.percentile(getattr(t, part), p, method="nearest")),
+        "quantile-of-percent": _rows(lambda t, part, p: np.percentile(getattr(t, part), p / 100)),
+    },
 )
 
 
@@ -175,13 +119,13 @@ def _percentile_view(case: Case, seen: Observation) -> Any:
     return table
 
 
-def check(session: Session) -> Failure | None:
-    failure = compare(session, "token_lengths", _cases(), token_lengths, LENGTH_SLIPS, view=_length_view)
-    if failure:
-        return failure
-    cases = [
-        Case((LengthTable((10, 20), (4, 1)),), label="prompt lengths 10 and 20, answer lengths 4 and 1"),
-        Case((LengthTable((5, 9, 7, 30), (8, 2, 40, 3)),), label="prompt 5 9 7 30, answer 8 2 40 3"),
-        Case((LengthTable((7,), (3,)),), label="one problem"),
-    ]
-    return compare(session, "length_percentiles", cases, length_percentiles, PERCENTILE_SLIPS, view=_percentile_view)
+PERCENTILE_CASES = (
+    Case((LengthTable((10, 20), (4, 1)),), label="prompt lengths 10 and 20, answer lengths 4 and 1"),
+    Case((LengthTable((5, 9, 7, 30), (8, 2, 40, 3)),), label="prompt 5 9 7 30, answer 8 2 40 3"),
+    Case((LengthTable((7,), (3,)),), label="one problem"),
+)
+# The first reference is the exercise's own: the library's function also lets prompts begin with BOS.
+CHECKS = (
+    Check("token_lengths", _cases(), _counting(), LENGTH_SLIPS, _length_view),
+    Check("length_percentiles", PERCENTILE_CASES, length_percentiles, PERCENTILE_SLIPS, _percentile_view),
+)

@@ -6,42 +6,32 @@ from collections.abc import Callable
 from typing import Any
 
 from cs336_sft.exercises.checks.tokens import PLAIN, WITH_BOS, batch_lines, batch_view, build, encode_pairs, right_mask
-from cs336_sft.exercises.compare import Slip, compare
-from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.compare import Check, slips
 from cs336_sft.exercises.sandbox.perform import Case
-from cs336_sft.exercises.sandbox.runner import Session
-from cs336_sft.tokenization import tokenize_prompt_and_output
 
-FUNCTION = "tokenize_prompt_and_output"
-
-
-def _cases() -> list[Case]:
-    return [
-        Case((["2 + 3 ="], ["5 ."], PLAIN), label="one pair"),
-        Case((["2 + 3 =", "Q :"], ["5 .", "A : 5 ."], PLAIN), label="two pairs of different lengths"),
-        Case((["Q : 2 + 3 =", "2"], ["5", "+ 3 = 5 so 5 ."], PLAIN), label="a long prompt above a long output"),
-        Case((["A : 4"], ["2"], PLAIN), label='prompt "A : 4", output "2": joined as text they would read "42"'),
-        Case((["2 + 3 =", "Q :"], ["5 .", "A : 5 ."], WITH_BOS), label="a tokenizer that puts <bos> before every text"),
-        Case(
-            (["Q :", "2 + 3 ="], ["", "5"], PLAIN),
-            label="an empty output",
-            why="an output without tokens has no targets; its row is all masked",
-        ),
-        Case(
-            (["Q", "Q : 2 + 3", "Q : A ="], ["5 ?", "= 5 so 5 .", "2 + 2 + 2 + 3"], PLAIN),
-            label="three pairs, prompts of 1, 5 and 4 tokens, outputs of 2, 5 and 7",
-        ),
-        Case((["2 + 3 ="] * 2, ["5 ?", "? ?"], PLAIN), label="outputs that hold token 0"),
-    ]
+CASES = [
+    Case((["2 + 3 ="], ["5 ."], PLAIN), label="one pair"),
+    Case((["2 + 3 =", "Q :"], ["5 .", "A : 5 ."], PLAIN), label="two pairs of different lengths"),
+    Case((["Q : 2 + 3 =", "2"], ["5", "+ 3 = 5 so 5 ."], PLAIN), label="a long prompt above a long output"),
+    Case((["A : 4"], ["2"], PLAIN), label='prompt "A : 4", output "2": joined as text they would read "42"'),
+    Case((["2 + 3 =", "Q :"], ["5 .", "A : 5 ."], WITH_BOS), label="a tokenizer that puts <bos> before every text"),
+    Case(
+        (["Q :", "2 + 3 ="], ["", "5"], PLAIN),
+        label="an empty output",
+        why="an output without tokens has no targets; its row is all masked",
+    ),
+    Case(
+        (["Q", "Q : 2 + 3", "Q : A ="], ["5 ?", "= 5 so 5 .", "2 + 2 + 2 + 3"], PLAIN),
+        label="three pairs, prompts of 1, 5 and 4 tokens, outputs of 2, 5 and 7",
+    ),
+    Case((["2 + 3 ="] * 2, ["5 ?", "? ?"], PLAIN), label="outputs that hold token 0"),
+]
 
 
 def _slip(**settings: Any) -> Callable[..., Any]:
     encoding = settings.pop("encoding", {})
-    pad = settings.pop("pad", None)
     return lambda prompts, outputs, tokenizer: build(
-        encode_pairs(prompts, outputs, tokenizer, **encoding),
-        tokenizer.pad_token_id if pad is None else pad,
-        **settings,
+        encode_pairs(prompts, outputs, tokenizer, **encoding), **({"pad": tokenizer.pad_token_id} | settings)
     )
 
 
@@ -51,79 +41,51 @@ def _joined(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
     return build([(w[: len(p)], w[len(p) :]) for w, (p, _) in zip(whole, pairs, strict=True)], tokenizer.pad_token_id)
 
 
-def _shift(right: int) -> Callable[..., Any]:
-    def mask(p: int, o: int, width: int, row: list[int]) -> list[bool]:
-        return [p + right <= i < p + o + right for i in range(width)]
-
-    return _slip(mask=mask)
-
-
 def _first_row(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
     pairs = encode_pairs(prompts, outputs, tokenizer)
     p0, o0 = map(len, pairs[0])
-    return build(pairs, tokenizer.pad_token_id, mask=lambda p, o, width, row: right_mask(p0, o0, width, row))
+    return build(pairs, tokenizer.pad_token_id, mask=lambda p, o, width: right_mask(p0, o0, width))
 
 
-SLIPS = (
-    Slip(
-        "mask-not-shifted",
-        "the mask is not shifted with the labels: it marks where response tokens stand in input_ids,\n"
+SLIPS = slips(
+    {
+        "mask-not-shifted": "the mask is not shifted with the labels: it marks where response tokens stand in input_ids,\n"
         "so the first response token is not learned and the token after the last one is",
-        _shift(1),
-    ),
-    Slip("mask-shifted-twice", "the mask is shifted twice: it begins one label before the response", _shift(-1)),
-    Slip(
-        "prompt-supervised",
-        "the prompt is supervised: the mask covers everything but padding",
-        _slip(mask=lambda p, o, width, row: [i < p + o for i in range(width)]),
-    ),
-    Slip(
-        "padding-supervised",
-        "padding is supervised: the mask runs on to the end of the row",
-        _slip(mask=lambda p, o, width, row: [i >= p for i in range(width)]),
-    ),
-    Slip(
-        "all-supervised",
-        "everything is supervised, prompt and padding too",
-        _slip(mask=lambda p, o, w, row: [True] * w),
-    ),
-    Slip("mask-of-row-0", "every row has the mask of row 0: use each row's own lengths", _first_row),
-    Slip(
-        "swapped",
-        "prompt and response are swapped in the mask: the prompt is supervised and the response is not",
-        _slip(mask=lambda p, o, width, row: [i < p for i in range(width)]),
-    ),
-    Slip(
-        "lengths-swapped",
-        "the mask takes the prompt's length for the response's and the other way round",
-        _slip(mask=lambda p, o, width, row: right_mask(o, p, width, row)),
-    ),
-    Slip("padded-left", "padding stands on the left; the contract asks for the right", _slip(left=True)),
-    Slip("no-shift", "input_ids keep their last column: T is the longest length minus one", _slip(keep_last=True)),
-    Slip(
-        "cut-before-padding",
-        "each row loses its last token before padding; the contract pads first and cuts a column,\n"
+        "mask-shifted-twice": "the mask is shifted twice: it begins one label before the response",
+        "prompt-supervised": "the prompt is supervised: the mask covers everything but padding",
+        "padding-supervised": "padding is supervised: the mask runs on to the end of the row",
+        "all-supervised": "everything is supervised, prompt and padding too",
+        "mask-of-row-0": "every row has the mask of row 0: use each row's own lengths",
+        "swapped": "prompt and response are swapped in the mask: the prompt is supervised and the response is not",
+        "lengths-swapped": "the mask takes the prompt's length for the response's and the other way round",
+        "padded-left": "padding stands on the left; the contract asks for the right",
+        "no-shift": "input_ids keep their last column: T is the longest length minus one",
+        "cut-before-padding": "each row loses its last token before padding; the contract pads first and cuts a column,\n"
         "so a shorter row keeps its last token in input_ids",
-        _slip(cut_first=True),
-    ),
-    Slip("pad-with-0", "pads with 0, which is a token like any other: take tokenizer.pad_token_id", _slip(pad=0)),
-    Slip(
-        "pad-with-eos",
-        "pads with the eos id though this tokenizer has a pad token of its own",
-        lambda p, o, t: build(encode_pairs(p, o, t), t.eos_token_id),
-    ),
-    Slip(
-        "joined-text",
-        "prompt and output are joined before they are tokenized: tokens may merge across the border",
-        _joined,
-    ),
-    Slip(
-        "special-tokens",
-        "a <bos> stands in front of prompt and output: pass add_special_tokens=False",
-        _slip(encoding={"add_special_tokens": True}),
-    ),
+        "pad-with-0": "pads with 0, which is a token like any other: take tokenizer.pad_token_id",
+        "pad-with-eos": "pads with the eos id though this tokenizer has a pad token of its own",
+        "joined-text": "prompt and output are joined before they are tokenized: tokens may merge across the border",
+        "special-tokens": "a <bos> stands in front of prompt and output: pass add_special_tokens=False",
+    },
+    {
+        "mask-not-shifted": _slip(mask=lambda p, o, width: right_mask(p + 1, o, width)),
+        "mask-shifted-twice": _slip(mask=lambda p, o, width: right_mask(p - 1, o, width)),
+        "prompt-supervised": _slip(mask=lambda p, o, width: [i < p + o for i in range(width)]),
+        "padding-supervised": _slip(mask=lambda p, o, width: [i >= p for i in range(width)]),
+        "all-supervised": _slip(mask=lambda p, o, w: [True] * w),
+        "mask-of-row-0": _first_row,
+        "swapped": _slip(mask=lambda p, o, width: [i < p for i in range(width)]),
+        "lengths-swapped": _slip(mask=lambda p, o, width: right_mask(o, p, width)),
+        "padded-left": _slip(left=True),
+        "no-shift": _slip(keep_last=True),
+        "cut-before-padding": _slip(cut_first=True),
+        "pad-with-0": _slip(pad=0),
+        "pad-with-eos": lambda p, o, t: build(encode_pairs(p, o, t), t.eos_token_id),
+        "joined-text": _joined,
+        "special-tokens": _slip(encoding={"add_special_tokens": True}),
+    },
 )
 
 
-def check(session: Session) -> Failure | None:
-    return compare(session, FUNCTION, _cases(), tokenize_prompt_and_output, SLIPS, view=batch_view, show=batch_lines)
+# The reference is the exercise's own: the library's function also lets prompts begin with BOS.
+CHECKS = (Check("tokenize_prompt_and_output", CASES, _slip(), SLIPS, view=batch_view, show=batch_lines),)

@@ -7,44 +7,39 @@ from typing import Any
 
 import torch
 
-from cs336_sft.exercises.compare import Slip, compare, value_and_grads
-from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.compare import Check, slips, value_and_grads
 from cs336_sft.exercises.sandbox.perform import Case
-from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.losses import masked_normalize
 
 _T = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
 _M = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]).bool()
 
 
-def _cases() -> list[Case]:
-    return [
-        Case((_T, _M, 2.0), {"dim": 1}, label="[[1 2 3 4] [5 6 7 8]], mask [[0 1 1 0] [0 0 0 1]], constant 2, dim=1"),
-        Case((_T, _M, 2.0), {"dim": 0}, label="the same with dim=0"),
-        Case((_T, _M, 2.0), {"dim": -1}, label="the same with dim=-1"),
-        Case((_T, _M, 2.0), label="the same without dim"),
-        Case((_T, _M.float(), 10.0), {"dim": 1}, label="the same with a mask of 0.0 and 1.0, constant 10, dim=1"),
-        Case((_T, _M.long(), 10.0), {"dim": 0}, label="the same with a mask of integers, constant 10, dim=0"),
-        Case(
-            (_T, torch.zeros(2, 4).bool(), 3.0), {"dim": 1}, label="everything masked", why="all masked: the sum is 0"
+CASES = [
+    Case((_T, _M, 2.0), {"dim": 1}, label="[[1 2 3 4] [5 6 7 8]], mask [[0 1 1 0] [0 0 0 1]], constant 2, dim=1"),
+    Case((_T, _M, 2.0), {"dim": 0}, label="the same with dim=0"),
+    Case((_T, _M, 2.0), {"dim": -1}, label="the same with dim=-1"),
+    Case((_T, _M, 2.0), label="the same without dim"),
+    Case((_T, _M.float(), 10.0), {"dim": 1}, label="the same with a mask of 0.0 and 1.0, constant 10, dim=1"),
+    Case((_T, _M.long(), 10.0), {"dim": 0}, label="the same with a mask of integers, constant 10, dim=0"),
+    Case((_T, torch.zeros(2, 4).bool(), 3.0), {"dim": 1}, label="everything masked", why="all masked: the sum is 0"),
+    Case(
+        (torch.arange(24.0).reshape(2, 3, 4), torch.arange(24).reshape(2, 3, 4) % 3 == 0, 5.0),
+        {"dim": 1},
+        label="a [2, 3, 4] tensor, dim=1",
+    ),
+    Case((_T.clone().requires_grad_(), _M, 2.0), {"dim": 1}, label="the gradient of [2, 4], dim=1", backward=""),
+    Case(
+        (
+            torch.tensor([[1.0, 2.0], [float("nan"), float("-inf")]]),
+            torch.tensor([[1, 1], [0, 1]]).bool()[:, :],
+            2.0,
         ),
-        Case(
-            (torch.arange(24.0).reshape(2, 3, 4), torch.arange(24).reshape(2, 3, 4) % 3 == 0, 5.0),
-            {"dim": 1},
-            label="a [2, 3, 4] tensor, dim=1",
-        ),
-        Case((_T.clone().requires_grad_(), _M, 2.0), {"dim": 1}, label="the gradient of [2, 4], dim=1", backward=""),
-        Case(
-            (
-                torch.tensor([[1.0, 2.0], [float("nan"), float("-inf")]]),
-                torch.tensor([[1, 1], [0, 1]]).bool()[:, :],
-                2.0,
-            ),
-            {"dim": 0},
-            label="[[1 2] [nan -inf]] with only the nan masked",
-            why="a masked nan must not reach the result: nan * 0 is nan, so choose with torch.where instead",
-        ),
-    ]
+        {"dim": 0},
+        label="[[1 2] [nan -inf]] with only the nan masked",
+        why="a masked nan must not reach the result: nan * 0 is nan, so choose with torch.where instead",
+    ),
+]
 
 
 def _formula(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -55,70 +50,36 @@ def _formula(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return wrong
 
 
-SLIPS = (
-    Slip(
-        "masked-mean",
-        "divides by the number of unmasked elements: that is masked_mean; the constant is not used",
-        _formula(lambda k, m, c, d, t: k.sum(dim=d) / m.sum(dim=d)),
-    ),
-    Slip(
-        "divided-twice",
-        "divides by the constant and by the number of unmasked elements too",
-        _formula(lambda k, m, c, d, t: k.sum(dim=d) / m.sum(dim=d) / c),
-    ),
-    Slip(
-        "mean-over-all",
-        "takes the mean over all positions, masked ones included",
-        _formula(lambda k, m, c, d, t: (k.mean() if d is None else k.mean(dim=d)) / c),
-    ),
-    Slip("no-constant", "never divides by normalize_constant", _formula(lambda k, m, c, d, t: k.sum(dim=d))),
-    Slip(
-        "multiplied",
-        "multiplies by normalize_constant instead of dividing",
-        _formula(lambda k, m, c, d, t: k.sum(dim=d) * c),
-    ),
-    Slip(
-        "no-mask", "sums masked positions too: the mask is not used", _formula(lambda k, m, c, d, t: t.sum(dim=d) / c)
-    ),
-    Slip(
-        "inverted",
-        "the mask is the wrong way round: 1 (True) means counted, 0 means masked",
-        _formula(lambda k, m, c, d, t: torch.where(m, 0.0, t).sum(dim=d) / c),
-    ),
-    Slip("dim-ignored", "sums over everything although dim is given", _formula(lambda k, m, c, d, t: k.sum() / c)),
-    Slip(
-        "dim-none-is-last",
-        "sums over the last dimension only when dim is None; None means all of them",
-        _formula(lambda k, m, c, d, t: k.sum(dim=-1 if d is None else d) / c),
-    ),
-    Slip(
-        "dim-none-is-first",
-        "sums over dimension 0 only when dim is None; None means all of them",
-        _formula(lambda k, m, c, d, t: k.sum(dim=0 if d is None else d) / c),
-    ),
-    Slip(
-        "if-dim",
-        "takes dim=0 for no dim: 0 is false in Python, so test `dim is None`",
-        _formula(lambda k, m, c, d, t: (k.sum(dim=d) if d else k.sum()) / c),
-    ),
-    Slip(
-        "keepdim",
-        "keeps the summed dimension with size 1; the contract drops it",
-        _formula(lambda k, m, c, d, t: (k.sum() if d is None else k.sum(dim=d, keepdim=True)) / c),
-    ),
-    Slip(
-        "no-graph",
-        "the result has no graph: detach, item, numpy or no_grad cut it off, and the loss could not be trained on",
-        _formula(lambda k, m, c, d, t: (k.sum(dim=d) / c).detach()),
-    ),
-    Slip(
-        "times-mask",
-        "multiplies by the mask: nan * 0 is nan, so a masked nan reaches the result; choose with torch.where",
-        lambda t, m, c, dim=None: (t * m).sum(dim=dim) / c,
-        hint=3,
-    ),
+SLIPS = slips(
+    {
+        "masked-mean": "divides by the number of unmasked elements: that is masked_mean; the constant is not used",
+        "divided-twice": "divides by the constant and by the number of unmasked elements too",
+        "mean-over-all": "takes the mean over all positions, masked ones included",
+        "no-constant": "never divides by normalize_constant",
+        "no-mask": "sums masked positions too: the mask is not used",
+        "inverted": "the mask is the wrong way round: 1 (True) means counted, 0 means masked",
+        "dim-ignored": "sums over everything although dim is given",
+        "dim-none-is-last": "sums over the last dimension only when dim is None; None means all of them",
+        "if-dim": "takes dim=0 for no dim: 0 is false in Python, so test `dim is None`",
+        "keepdim": "keeps the summed dimension with size 1; the contract drops it",
+        "no-graph": "the result has no graph: detach, item, numpy or no_grad cut it off, and the loss could not be trained on",
+        "times-mask": "multiplies by the mask: nan * 0 is nan, so a masked nan reaches the result; choose with torch.where",
+    },
+    {
+        "masked-mean": _formula(lambda k, m, c, d, t: k.sum(dim=d) / m.sum(dim=d)),
+        "divided-twice": _formula(lambda k, m, c, d, t: k.sum(dim=d) / m.sum(dim=d) / c),
+        "mean-over-all": _formula(lambda k, m, c, d, t: (k.mean() if d is None else k.mean(dim=d)) / c),
+        "no-constant": _formula(lambda k, m, c, d, t: k.sum(dim=d)),
+        "no-mask": _formula(lambda k, m, c, d, t: t.sum(dim=d) / c),
+        "inverted": _formula(lambda k, m, c, d, t: torch.where(m, 0.0, t).sum(dim=d) / c),
+        "dim-ignored": _formula(lambda k, m, c, d, t: k.sum() / c),
+        "dim-none-is-last": _formula(lambda k, m, c, d, t: k.sum(dim=-1 if d is None else d) / c),
+        "if-dim": _formula(lambda k, m, c, d, t: (k.sum(dim=d) if d else k.sum()) / c),
+        "keepdim": _formula(lambda k, m, c, d, t: (k.sum() if d is None else k.sum(dim=d, keepdim=True)) / c),
+        "no-graph": _formula(lambda k, m, c, d, t: (k.sum(dim=d) / c).detach()),
+        "times-mask": lambda t, m, c, dim=None: (t * m).sum(dim=dim) / c,
+    },
 )
 
 
-def check(session: Session) -> Failure | None:
-    return compare(session, "masked_normalize", _cases(), masked_normalize, SLIPS, view=value_and_grads)
+CHECKS = (Check("masked_normalize", CASES, masked_normalize, SLIPS, view=value_and_grads),)

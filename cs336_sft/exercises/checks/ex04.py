@@ -7,10 +7,8 @@ from typing import Any
 
 import torch
 
-from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.compare import Check, Misshapen, slips
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.losses import sft_microbatch_train_step
 
 _LOG_PROBS = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
@@ -50,12 +48,12 @@ def _cases() -> list[Case]:
 def _formula(
     rule: Callable[[torch.Tensor, torch.Tensor, int, float], torch.Tensor],
     reported: Callable[[torch.Tensor, int], torch.Tensor] = lambda loss, steps: loss,
-    backwards: int = 1,
+    backward: bool = True,
 ) -> Callable[..., Any]:
     def wrong(log_probs: Any, mask: Any, steps: int, normalize_constant: float = 1.0) -> Any:
         loss = rule(log_probs, mask.bool(), steps, normalize_constant)
-        for turn in range(backwards):
-            loss.backward(retain_graph=turn < backwards - 1)
+        if backward:
+            loss.backward()
         return reported(loss, steps), {}
 
     return wrong
@@ -65,73 +63,37 @@ def _rows(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return -(log_probs * mask).sum(dim=-1)
 
 
-SLIPS = (
-    Slip(
-        "never-divided",
-        "the loss is not divided by gradient_accumulation_steps: the step is that many times too large",
-        _formula(lambda x, m, n, c: _rows(x, m).mean() / c),
-    ),
-    Slip(
-        "divided-twice",
-        "the loss is divided by gradient_accumulation_steps twice",
-        _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n / n),
-    ),
-    Slip(
-        "returned-undivided",
-        "the gradient is right, but the returned loss is not divided by gradient_accumulation_steps",
-        _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, lambda loss, n: loss * n),
-    ),
-    Slip(
-        "sign",
-        "the sign is wrong: the loss is the *negative* log-likelihood",
-        _formula(lambda x, m, n, c: -_rows(x, m).mean() / c / n),
-    ),
-    Slip(
-        "sum-over-batch",
-        "sums over the batch; the contract averages over its rows",
-        _formula(lambda x, m, n, c: _rows(x, m).sum() / c / n),
-    ),
-    Slip(
-        "token-mean",
-        "averages over the batch's response tokens; the contract sums each row's and averages over rows",
-        _formula(lambda x, m, n, c: _rows(x, m).sum() / m.sum() / c / n),
-    ),
-    Slip(
-        "mean-of-means",
-        "averages each row over its own tokens first: a token then counts for more in a short row",
-        _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1).clamp(min=1)).mean() / c / n),
-    ),
-    Slip(
-        "mean-of-means-nan",
-        "averages each row over its own tokens first: a token then counts for more in a short row",
-        _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1)).mean() / c / n),
-    ),
-    Slip(
-        "mean-over-padding",
-        "averages over all positions, padding and prompt included",
-        _formula(lambda x, m, n, c: -(x * m).mean() / c / n),
-    ),
-    Slip(
-        "no-mask",
-        "masked positions reach the loss: prompt and padding are learned",
-        _formula(lambda x, m, n, c: -x.sum(dim=-1).mean() / c / n),
-    ),
-    Slip("no-constant", "normalize_constant is not used", _formula(lambda x, m, n, c: _rows(x, m).mean() / n)),
-    Slip(
-        "no-backward",
-        "backward is never called, so the weights get no gradient: the step calls it itself",
-        _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, backwards=0),
-    ),
-    Slip(
-        "backward-twice",
-        "backward runs twice: the gradient is twice too large",
-        _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, backwards=2),
-    ),
-    Slip(
-        "backward-before-division",
-        "backward runs before the division by gradient_accumulation_steps: the loss is right, the gradient is not",
-        _formula(lambda x, m, n, c: _rows(x, m).mean() / c, lambda loss, n: loss / n),
-    ),
+SLIPS = slips(
+    {
+        "never-divided": "the loss is not divided by gradient_accumulation_steps: the step is that many times too large",
+        "divided-twice": "the loss is divided by gradient_accumulation_steps twice",
+        "returned-undivided": "the gradient is right, but the returned loss is not divided by gradient_accumulation_steps",
+        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
+        "sum-over-batch": "sums over the batch; the contract averages over its rows",
+        "token-mean": "averages over the batch's response tokens; the contract sums each row's and averages over rows",
+        "mean-of-means": "averages each row over its own tokens first: a token then counts for more in a short row",
+        "mean-of-means-nan": "averages each row over its own tokens first: a token then counts for more in a short row",
+        "mean-over-padding": "averages over all positions, padding and prompt included",
+        "no-mask": "masked positions reach the loss: prompt and padding are learned",
+        "no-constant": "normalize_constant is not used",
+        "no-backward": "backward is never called, so the weights get no gradient: the step calls it itself",
+        "backward-before-division": "backward runs before the division by gradient_accumulation_steps: the loss is right, the gradient is not",
+    },
+    {
+        "never-divided": _formula(lambda x, m, n, c: _rows(x, m).mean() / c),
+        "divided-twice": _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n / n),
+        "returned-undivided": _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, lambda loss, n: loss * n),
+        "sign": _formula(lambda x, m, n, c: -_rows(x, m).mean() / c / n),
+        "sum-over-batch": _formula(lambda x, m, n, c: _rows(x, m).sum() / c / n),
+        "token-mean": _formula(lambda x, m, n, c: _rows(x, m).sum() / m.sum() / c / n),
+        "mean-of-means": _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1).clamp(min=1)).mean() / c / n),
+        "mean-of-means-nan": _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1)).mean() / c / n),
+        "mean-over-padding": _formula(lambda x, m, n, c: -(x * m).mean() / c / n),
+        "no-mask": _formula(lambda x, m, n, c: -x.sum(dim=-1).mean() / c / n),
+        "no-constant": _formula(lambda x, m, n, c: _rows(x, m).mean() / n),
+        "no-backward": _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, backward=False),
+        "backward-before-division": _formula(lambda x, m, n, c: _rows(x, m).mean() / c, lambda loss, n: loss / n),
+    },
 )
 
 
@@ -144,5 +106,4 @@ def _view(case: Case, seen: Observation) -> Any:
     return {"loss": value[0].reshape(()), "gradient of log_probs": seen.grads[0]}
 
 
-def check(session: Session) -> Failure | None:
-    return compare(session, "sft_microbatch_train_step", _cases(), sft_microbatch_train_step, SLIPS, view=_view)
+CHECKS = (Check("sft_microbatch_train_step", _cases(), sft_microbatch_train_step, SLIPS, view=_view),)

@@ -6,10 +6,8 @@ import math
 
 import torch
 
-from cs336_sft.exercises.compare import Slip, compare, value_and_grads
-from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.compare import Check, slips, value_and_grads
 from cs336_sft.exercises.sandbox.perform import Case
-from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.logprobs import compute_entropy
 
 
@@ -42,7 +40,7 @@ def _cases() -> list[Case]:
             (torch.linspace(-2, 2, 3000, dtype=torch.float64).reshape(1, 3000),),
             label="3000 float64 logits",
             why="an epsilon inside the logarithm shifts the entropy of many small probabilities",
-            options={"tolerance": 1e-6},
+            tolerance=1e-6,
         ),
     ]
 
@@ -61,90 +59,38 @@ def _exp_unstable(x: torch.Tensor) -> torch.Tensor:
     return -(p * p.log()).sum(dim=-1)
 
 
-SLIPS = (
-    Slip(
-        "base-2",
-        "the entropy is in bits: the contract asks for nats, the natural logarithm",
-        lambda x: _right(x) / math.log(2),
-    ),
-    Slip(
-        "base-10",
-        "the entropy is in base 10: the contract asks for nats, the natural logarithm",
-        lambda x: _right(x) / math.log(10),
-    ),
-    Slip("sign", "the sign is flipped: entropy is never negative", lambda x: -_right(x)),
-    Slip(
-        "softmax-dim-0",
-        "the softmax runs over dimension 0, not over the vocabulary (the last one)",
-        lambda x: -(_p(x, 0) * _p(x, 0).log()).sum(dim=-1),
-    ),
-    Slip(
-        "dim-0", "softmax and sum run over dimension 0, not over the vocabulary (the last one)", lambda x: _right(x, 0)
-    ),
-    Slip(
-        "softmax-dim-1",
-        "the softmax runs over dimension 1, which is time in [B, T, V]; the vocabulary is the last",
-        lambda x: -(_p(x, 1) * _p(x, 1).log()).sum(dim=-1),
-    ),
-    Slip(
-        "mean-over-vocabulary",
-        "averages over the vocabulary; the entropy is the sum",
-        lambda x: _right(x) / x.shape[-1],
-    ),
-    Slip("scalar", "sums over all positions: the contract keeps one entropy for each", lambda x: _right(x).sum()),
-    Slip(
-        "mean-of-positions",
-        "averages over positions: the contract keeps one entropy for each",
-        lambda x: _right(x).mean(),
-    ),
-    Slip(
-        "normalised",
-        "divides by log V, the largest possible entropy: the contract does not",
-        lambda x: _right(x) / math.log(x.shape[-1]),
-    ),
-    Slip(
-        "logits-as-probabilities",
-        "takes the logits for probabilities: a softmax comes first",
-        lambda x: -(x * x.log()).sum(dim=-1),
-    ),
-    Slip("no-logarithm", "the logarithm is missing: sums p * logit", lambda x: -(_p(x) * x).sum(dim=-1)),
-    Slip(
-        "unstable-exp",
-        "exp of the raw logits overflows at 800: take the maximum off first (log_softmax does)",
-        _exp_unstable,
-        hint=3,
-    ),
-    Slip(
-        "log-of-softmax",
-        "log(softmax) is -inf where a probability underflows, and 0 * -inf is nan: use log_softmax",
-        lambda x: -(_p(x) * _p(x).log()).sum(dim=-1),
-        hint=3,
-    ),
-    Slip(
-        "minus-inf",
-        "right but for a forbidden token: 0 * -inf is nan, so its term must be set to 0",
-        lambda x: -(torch.log_softmax(x, -1).exp() * torch.log_softmax(x, -1)).sum(dim=-1),
-        hint=3,
-    ),
-    Slip(
-        "epsilon",
-        "log(p + epsilon) shifts every entropy a little: log_softmax needs no epsilon",
-        lambda x: -(_p(x) * (_p(x) + 1e-8).log()).sum(dim=-1),
-        hint=3,
-    ),
-    Slip(
-        "large-epsilon",
-        "log(p + epsilon) shifts every entropy: log_softmax needs no epsilon",
-        lambda x: -(_p(x) * (_p(x) + 1e-4).log()).sum(dim=-1),
-        hint=3,
-    ),
-    Slip(
-        "no-graph",
-        "the result has no graph, so it can't be trained on (the contract asks for a differentiable one)",
-        lambda x: _right(x).detach(),
-    ),
+SLIPS = slips(
+    {
+        "base-2": "the entropy is in bits: the contract asks for nats, the natural logarithm",
+        "sign": "the sign is flipped: entropy is never negative",
+        "softmax-dim-0": "the softmax runs over dimension 0, not over the vocabulary (the last one)",
+        "softmax-dim-1": "the softmax runs over dimension 1, which is time in [B, T, V]; the vocabulary is the last",
+        "mean-over-vocabulary": "averages over the vocabulary; the entropy is the sum",
+        "scalar": "sums over all positions: the contract keeps one entropy for each",
+        "logits-as-probabilities": "takes the logits for probabilities: a softmax comes first",
+        "no-logarithm": "the logarithm is missing: sums p * logit",
+        "unstable-exp": "exp of the raw logits overflows at 800: take the maximum off first (log_softmax does)",
+        "log-of-softmax": "log(softmax) is -inf where a probability underflows, and 0 * -inf is nan: use log_softmax",
+        "minus-inf": "right but for a forbidden token: 0 * -inf is nan, so its term must be set to 0",
+        "epsilon": "log(p + epsilon) shifts every entropy a little: log_softmax needs no epsilon",
+        "no-graph": "the result has no graph, so it can't be trained on (the contract asks for a differentiable one)",
+    },
+    {
+        "base-2": lambda x: _right(x) / math.log(2),
+        "sign": lambda x: -_right(x),
+        "softmax-dim-0": lambda x: -(_p(x, 0) * _p(x, 0).log()).sum(dim=-1),
+        "softmax-dim-1": lambda x: -(_p(x, 1) * _p(x, 1).log()).sum(dim=-1),
+        "mean-over-vocabulary": lambda x: _right(x) / x.shape[-1],
+        "scalar": lambda x: _right(x).sum(),
+        "logits-as-probabilities": lambda x: -(x * x.log()).sum(dim=-1),
+        "no-logarithm": lambda x: -(_p(x) * x).sum(dim=-1),
+        "unstable-exp": _exp_unstable,
+        "log-of-softmax": lambda x: -(_p(x) * _p(x).log()).sum(dim=-1),
+        "minus-inf": lambda x: -(torch.log_softmax(x, -1).exp() * torch.log_softmax(x, -1)).sum(dim=-1),
+        "epsilon": lambda x: -(_p(x) * (_p(x) + 1e-8).log()).sum(dim=-1),
+        "no-graph": lambda x: _right(x).detach(),
+    },
 )
 
 
-def check(session: Session) -> Failure | None:
-    return compare(session, "compute_entropy", _cases(), compute_entropy, SLIPS, view=value_and_grads)
+CHECKS = (Check("compute_entropy", _cases(), compute_entropy, SLIPS, view=value_and_grads),)

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
 from cs336_sft.evaluation import metrics as library
 from cs336_sft.evaluation.metrics import Metrics
-from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.compare import Check, entries, slips
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.records import Generation, Graded, Problem
-
-KEYS = ("accuracy", "format_accuracy", "trunc_rate", "avg_gen_len")
 
 
 def _graded(number: int, tokens: int, text: str, finish: str, form: float, answer: float, lenient: float) -> Graded:
     problem = Problem(f"question {number}", "#### 5", "5", id=f"made/{number}")
     # The last id is end-of-text where the model stopped by itself.
     ids = tuple(range(3, 3 + tokens - 1)) + ((0,) if finish == "stop" else (9,))
-    generation = Generation("Q", ids, text, finish)
+    # A string of its own, as one read from a file is: `finish_reason is "length"` must not work.
+    generation = Generation("Q", ids, text, "".join(list(finish)))
     return Graded(problem, generation, form, answer, form * answer, lenient)
 
 
@@ -59,128 +56,54 @@ def _with(**rules: Rule) -> Callable[[Sequence[Graded]], dict[str, float]]:
     return lambda graded: {key: rule(graded) for key, rule in (right | rules).items()}
 
 
-SLIPS = (
-    Slip(
-        "answer-reward",
-        "accuracy averages answer_reward: it demands the format too, so average reward",
-        _with(accuracy=lambda g: fmean(x.answer_reward for x in g)),
-    ),
-    Slip(
-        "lenient",
-        "accuracy averages lenient, which is accuracy_lenient",
-        _with(accuracy=lambda g: fmean(x.lenient for x in g)),
-    ),
-    Slip(
-        "format-as-accuracy",
-        "accuracy averages format_reward",
-        _with(accuracy=lambda g: fmean(x.format_reward for x in g)),
-    ),
-    Slip(
-        "among-formatted",
-        "accuracy is taken among the formatted ones only: divide by all",
-        _with(accuracy=lambda g: sum(x.reward for x in g) / max(1, sum(x.format_reward for x in g))),
-    ),
-    Slip(
-        "among-finished",
-        "accuracy is taken among those that were not cut off: divide by all",
-        _with(
-            accuracy=lambda g: (
-                sum(x.reward for x in g if x.generation.finish_reason == "stop")
-                / max(1, sum(x.generation.finish_reason == "stop" for x in g))
-            )
-        ),
-    ),
-    Slip(
-        "count",
-        "accuracy is a count; the contract asks for a fraction from 0 to 1",
-        _with(accuracy=lambda g: sum(x.reward for x in g)),
-    ),
-    Slip(
-        "percent",
-        "rates are in percent; the contract asks for fractions from 0 to 1",
-        lambda g: {k: v * (1 if k == "avg_gen_len" else 100) for k, v in _with()(g).items()},
-    ),
-    Slip(
-        "trunc-inverted",
-        "trunc_rate is the share that stopped by itself; it is the share that was cut off",
-        _with(trunc_rate=lambda g: fmean(x.generation.finish_reason == "stop" for x in g)),
-    ),
-    Slip(
-        "trunc-by-text",
-        "truncation is told by the length of the text; finish_reason says it",
-        _with(trunc_rate=lambda g: fmean(len(x.generation.text) >= 20 for x in g)),
-    ),
-    Slip(
-        "trunc-by-longest",
-        "takes the longest generations for truncated ones; one may stop by itself there: finish_reason says it",
-        _with(
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return fmean(values) if values else 0.0
+
+
+SLIPS = slips(
+    {
+        "answer-reward": "accuracy averages answer_reward: it demands the format too, so average reward",
+        "lenient": "accuracy averages lenient, which is accuracy_lenient",
+        "among-formatted": "accuracy is taken among the formatted ones only: divide by all",
+        "among-finished": "accuracy is taken among those that were not cut off: divide by all",
+        "percent": "rates are in percent; the contract asks for fractions from 0 to 1",
+        "trunc-inverted": "trunc_rate is the share that stopped by itself; it is the share that was cut off",
+        "trunc-by-text": "truncation is told by the length of the text; finish_reason says it",
+        "trunc-by-longest": "takes the longest generations for truncated ones; one may stop by itself there: finish_reason says it",
+        "trunc-by-limit": "takes every generation of 8 tokens for a truncated one; one may stop by itself there: finish_reason says it",
+        "length-in-characters": "avg_gen_len counts characters; it counts generated tokens",
+        "length-in-words": "avg_gen_len counts words; it counts generated tokens",
+        "eos-not-counted": "avg_gen_len leaves the end-of-text token out; it was generated, so it counts",
+        "length-of-correct": "avg_gen_len averages over right answers only: that is avg_gen_len_correct",
+    },
+    {
+        "answer-reward": _with(accuracy=lambda g: fmean(x.answer_reward for x in g)),
+        "lenient": _with(accuracy=lambda g: fmean(x.lenient for x in g)),
+        "among-formatted": _with(accuracy=lambda g: _mean(x.reward for x in g if x.format_reward)),
+        "among-finished": _with(accuracy=lambda g: _mean(x.reward for x in g if x.generation.finish_reason == "stop")),
+        "percent": lambda g: {k: v * (1 if k == "avg_gen_len" else 100) for k, v in _with()(g).items()},
+        "trunc-inverted": _with(trunc_rate=lambda g: fmean(x.generation.finish_reason == "stop" for x in g)),
+        "trunc-by-text": _with(trunc_rate=lambda g: fmean(len(x.generation.text) >= 20 for x in g)),
+        "trunc-by-longest": _with(
             trunc_rate=lambda g: fmean(
                 len(x.generation.token_ids) >= max(len(y.generation.token_ids) for y in g) for x in g
             )
         ),
-    ),
-    Slip(
-        "trunc-by-limit",
-        "takes every generation of 8 tokens for a truncated one; one may stop by itself there: finish_reason says it",
-        _with(trunc_rate=lambda g: fmean(len(x.generation.token_ids) >= 8 for x in g)),
-    ),
-    Slip(
-        "trunc-is-unformatted",
-        "takes a missing format for a truncation: finish_reason says it",
-        _with(trunc_rate=lambda g: fmean(x.format_reward == 0 for x in g)),
-    ),
-    Slip(
-        "length-in-characters",
-        "avg_gen_len counts characters; it counts generated tokens",
-        _with(avg_gen_len=lambda g: fmean(len(x.generation.text) for x in g)),
-    ),
-    Slip(
-        "length-in-words",
-        "avg_gen_len counts words; it counts generated tokens",
-        _with(avg_gen_len=lambda g: fmean(len(x.generation.text.split()) for x in g)),
-    ),
-    Slip(
-        "eos-not-counted",
-        "avg_gen_len leaves the end-of-text token out; it was generated, so it counts",
-        _with(
+        "trunc-by-limit": _with(trunc_rate=lambda g: fmean(len(x.generation.token_ids) >= 8 for x in g)),
+        "length-in-characters": _with(avg_gen_len=lambda g: fmean(len(x.generation.text) for x in g)),
+        "length-in-words": _with(avg_gen_len=lambda g: fmean(len(x.generation.text.split()) for x in g)),
+        "eos-not-counted": _with(
             avg_gen_len=lambda g: fmean(len(x.generation.token_ids) - (x.generation.finish_reason == "stop") for x in g)
         ),
-    ),
-    Slip(
-        "length-of-correct",
-        "avg_gen_len averages over right answers only: that is avg_gen_len_correct",
-        _with(
-            avg_gen_len=lambda g: (lambda r: fmean(r) if r else 0.0)(
-                [len(x.generation.token_ids) for x in g if x.reward > 0]
-            )
-        ),
-    ),
-    Slip(
-        "length-of-finished",
-        "avg_gen_len leaves out what was cut off",
-        _with(
-            avg_gen_len=lambda g: (lambda r: fmean(r) if r else 0.0)(
-                [len(x.generation.token_ids) for x in g if x.generation.finish_reason == "stop"]
-            )
-        ),
-    ),
-    Slip(
-        "total-length",
-        "avg_gen_len is the total; divide by the number of generations",
-        _with(avg_gen_len=lambda g: sum(len(x.generation.token_ids) for x in g)),
-    ),
+        "length-of-correct": _with(avg_gen_len=lambda g: _mean(len(x.generation.token_ids) for x in g if x.reward)),
+    },
 )
 
 
 def _view(case: Case, seen: Observation) -> Any:
     value = seen.value.as_dict() if isinstance(seen.value, Metrics) else seen.value
-    if not isinstance(value, dict):
-        return Misshapen("returns something else than a dict")
-    missing = [key for key in KEYS if key not in value]
-    if missing:
-        return Misshapen(f"the dict has no {missing[0]!r}: the contract asks for {', '.join(KEYS)}")
-    return {key: value[key] for key in KEYS}
+    return entries(value, ("accuracy", "format_accuracy", "trunc_rate", "avg_gen_len"))
 
 
-def check(session: Session) -> Failure | None:
-    return compare(session, "compute_metrics", _cases(), library.compute_metrics, SLIPS, view=_view)
+CHECKS = (Check("compute_metrics", _cases(), library.compute_metrics, SLIPS, view=_view),)

@@ -7,11 +7,9 @@ from typing import Any
 
 import torch
 
-from cs336_sft.exercises.compare import Misshapen, Slip, compare, value_and_grads
-from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.compare import Check, Misshapen, slips, value_and_grads
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-from cs336_sft.exercises.sandbox.runner import Session
-from cs336_sft.losses import token_weighted_loss
+from cs336_sft.losses import token_mean_loss
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -47,28 +45,23 @@ def _loss(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     )
 
 
-LOSS_SLIPS = (
-    Slip(
-        "own-tokens",
-        "divides by the microbatch's own tokens, not by those of the whole step",
-        _loss(lambda k, m, n, x: -k.sum() / m.sum()),
-    ),
-    Slip(
-        "both",
-        "divides by the microbatch's own tokens and by the step's",
-        _loss(lambda k, m, n, x: -k.sum() / m.sum() / n),
-    ),
-    Slip("sign", "the sign is wrong: the loss is the *negative* log-likelihood", _loss(lambda k, m, n, x: k.sum() / n)),
-    Slip("no-mask", "masked positions reach the loss", _loss(lambda k, m, n, x: -x.sum() / n)),
-    Slip("never-divided", "never divides by total_target_tokens", _loss(lambda k, m, n, x: -k.sum())),
-    Slip(
-        "row-mean",
-        "averages over rows as the handout's loss does: here only the step's tokens count",
-        _loss(lambda k, m, n, x: -k.sum(-1).mean() / n),
-    ),
-    Slip(
-        "no-graph", "the loss has no graph: nothing would be learned", _loss(lambda k, m, n, x: (-k.sum() / n).detach())
-    ),
+LOSS_SLIPS = slips(
+    {
+        "own-tokens": "divides by the microbatch's own tokens, not by those of the whole step",
+        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
+        "no-mask": "masked positions reach the loss",
+        "never-divided": "never divides by total_target_tokens",
+        "row-mean": "averages over rows as the handout's loss does: here only the step's tokens count",
+        "no-graph": "the loss has no graph: nothing would be learned",
+    },
+    {
+        "own-tokens": _loss(lambda k, m, n, x: -k.sum() / m.sum()),
+        "sign": _loss(lambda k, m, n, x: k.sum() / n),
+        "no-mask": _loss(lambda k, m, n, x: -x.sum() / n),
+        "never-divided": _loss(lambda k, m, n, x: -k.sum()),
+        "row-mean": _loss(lambda k, m, n, x: -k.sum(-1).mean() / n),
+        "no-graph": _loss(lambda k, m, n, x: (-k.sum() / n).detach()),
+    },
 )
 
 
@@ -90,11 +83,11 @@ def _step_cases() -> list[Case]:
 
 
 def accumulate_gradients(microbatches: Sequence[Pair]) -> float:
-    """The reference: one divisor for the whole step."""
+    """Accumulate with one divisor for the whole step."""
     total = sum(int(mask.sum()) for _, mask in microbatches)
     loss = 0.0
     for log_probs, mask in microbatches:
-        share = token_weighted_loss(log_probs, mask, total)
+        share = token_mean_loss(log_probs, mask, total)
         share.backward()
         loss += share.item()
     return loss
@@ -124,67 +117,35 @@ def _total(batches: Sequence[Pair], index: int) -> int:
     return sum(int(mask.sum()) for _, mask in batches)
 
 
-STEP_SLIPS = (
-    Slip(
-        "mean-of-means",
-        "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
-        _step(lambda b, i: b[i][1].sum() * len(b)),
-    ),
-    Slip(
-        "mean-of-means-safe",
-        "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
-        _step(lambda b, i: b[i][1].sum().clamp(min=1) * len(b)),
-    ),
-    Slip(
-        "sum-of-means",
-        "each microbatch is divided by its own tokens only: the step grows with the number of microbatches",
-        _step(lambda b, i: b[i][1].sum()),
-    ),
-    Slip(
-        "sum-of-means-safe",
-        "each microbatch is divided by its own tokens only: the step grows with the number of microbatches",
-        _step(lambda b, i: b[i][1].sum().clamp(min=1)),
-    ),
-    Slip(
-        "divided-again",
-        "divides by the number of microbatches too: the step's tokens are divisor enough",
-        _step(lambda b, i: _total(b, i) * len(b)),
-    ),
-    Slip(
-        "padding-counted",
-        "the divisor counts padding and prompt too: count the mask, not the tensor",
-        _step(lambda b, i: sum(m.numel() for _, m in b)),
-    ),
-    Slip(
-        "sequences-counted",
-        "the divisor counts sequences: it counts target tokens",
-        _step(lambda b, i: sum(len(m) for _, m in b)),
-    ),
-    Slip("never-divided", "the step is not divided at all: it grows with its number of tokens", _step(lambda b, i: 1)),
-    Slip("first-total", "the divisor is that of the first microbatch", _step(lambda b, i: b[0][1].sum())),
-    Slip(
-        "running-total",
-        "the divisor is the tokens seen so far: count those of the whole step first",
-        _step(lambda b, i: sum(int(m.sum()) for _, m in b[: i + 1])),
-    ),
-    Slip("last-left-out", "the last microbatch is left out", _step(_total, use=slice(None, -1))),
-    Slip(
-        "only-last",
-        "only the last microbatch's gradient is there: the loop keeps its result only",
-        _step(_total, use=slice(-1, None)),
-    ),
-    Slip("no-backward", "backward is never called: there is no gradient", _step(_total, backward=False)),
-    Slip("sign", "the sign is wrong: the loss is the *negative* log-likelihood", _step(_total, sign=1.0)),
-    Slip(
-        "reported-mean",
-        "the gradient is right, but the returned loss is averaged over the microbatches; it is their sum",
-        _step(_total, report=lambda s, n: sum(s) / n),
-    ),
-    Slip(
-        "reported-last",
-        "the gradient is right, but the returned loss is the last microbatch's; it is the sum",
-        _step(_total, report=lambda s, n: s[-1]),
-    ),
+STEP_SLIPS = slips(
+    {
+        "mean-of-means": "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
+        "mean-of-means-safe": "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
+        "sum-of-means-safe": "each microbatch is divided by its own tokens only: the step grows with the number of microbatches",
+        "divided-again": "divides by the number of microbatches too: the step's tokens are divisor enough",
+        "padding-counted": "the divisor counts padding and prompt too: count the mask, not the tensor",
+        "sequences-counted": "the divisor counts sequences: it counts target tokens",
+        "never-divided": "the step is not divided at all: it grows with its number of tokens",
+        "running-total": "the divisor is the tokens seen so far: count those of the whole step first",
+        "last-left-out": "the last microbatch is left out",
+        "no-backward": "backward is never called: there is no gradient",
+        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
+        "reported-mean": "the gradient is right, but the returned loss is averaged over the microbatches; it is their sum",
+    },
+    {
+        "mean-of-means": _step(lambda b, i: b[i][1].sum() * len(b)),
+        "mean-of-means-safe": _step(lambda b, i: b[i][1].sum().clamp(min=1) * len(b)),
+        "sum-of-means-safe": _step(lambda b, i: b[i][1].sum().clamp(min=1)),
+        "divided-again": _step(lambda b, i: _total(b, i) * len(b)),
+        "padding-counted": _step(lambda b, i: sum(m.numel() for _, m in b)),
+        "sequences-counted": _step(lambda b, i: sum(len(m) for _, m in b)),
+        "never-divided": _step(lambda b, i: 1),
+        "running-total": _step(lambda b, i: sum(int(m.sum()) for _, m in b[: i + 1])),
+        "last-left-out": _step(_total, use=slice(None, -1)),
+        "no-backward": _step(_total, backward=False),
+        "sign": _step(_total, sign=1.0),
+        "reported-mean": _step(_total, report=lambda s, n: sum(s) / n),
+    },
 )
 
 
@@ -201,10 +162,7 @@ def _view(case: Case, seen: Observation) -> Any:
     return {"loss": float(value), "gradient of log_probs": grads}
 
 
-def check(session: Session) -> Failure | None:
-    failure = compare(
-        session, "token_weighted_loss", _loss_cases(), token_weighted_loss, LOSS_SLIPS, view=value_and_grads
-    )
-    return failure or compare(
-        session, "accumulate_gradients", _step_cases(), accumulate_gradients, STEP_SLIPS, view=_view
-    )
+CHECKS = (
+    Check("token_mean_loss", _loss_cases(), token_mean_loss, LOSS_SLIPS, value_and_grads),
+    Check("accumulate_gradients", _step_cases(), accumulate_gradients, STEP_SLIPS, _view),
+)

@@ -6,15 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch._dynamo  # the first checkpoint needs it: imported here, not in every worker
 from torch.utils.checkpoint import checkpoint
 
-from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.report import Failure
+from cs336_sft.exercises.compare import Check, Misshapen, entries, slips
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.logprobs import compute_entropy
 
-KEYS = ("log_probs", "token_entropy")
 TOO_LARGE = "a tensor of the size of all logits, [N, V], is made"
 ALL_KEPT = "the logits of all chunks are kept for the backward, together as large as [N, V]"
 
@@ -27,31 +25,30 @@ def _inputs(n: int, v: int, h: int, seed: int, *, grad: bool = False, dtype: Any
     return hidden.requires_grad_(grad), weight.requires_grad_(grad), labels
 
 
-def _cases() -> list[Case]:
-    return [
-        Case((*_inputs(2, 4, 3, 0), 1), label="N = 2, V = 4, chunk_size 1"),
-        Case((*_inputs(4, 5, 3, 1), 2), label="N = 4, V = 5, chunk_size 2"),
-        Case(
-            (*_inputs(7, 5, 3, 2), 3),
-            label="N = 7, chunk_size 3",
-            why="7 tokens in chunks of 3: the last chunk is shorter",
-        ),
-        Case((*_inputs(3, 5, 3, 3), 8), label="N = 3, chunk_size 8", why="a chunk larger than the batch"),
-        Case((*_inputs(5, 5, 5, 4), 5), label="N = V = H = chunk_size = 5"),
-        Case((*_inputs(7, 5, 3, 5, grad=True), 3), label="the gradients of hidden and weight", backward="log_probs"),
-        Case(
-            (*_inputs(64, 200, 4, 6, grad=True), 4),
-            label="memory: N = 64, V = 200, chunk_size 4",
-            backward="log_probs",
-            measure=True,
-        ),
-        Case(
-            (*_inputs(16, 50, 32, 7, dtype=torch.bfloat16), 4),
-            label="bfloat16 inputs",
-            why="bfloat16 has 8 bits of mantissa: bring the chunk and the weights to float32 before the product",
-            options={"tolerance": 2e-3},
-        ),
-    ]
+CASES = [
+    Case((*_inputs(2, 4, 3, 0), 1), label="N = 2, V = 4, chunk_size 1"),
+    Case((*_inputs(4, 5, 3, 1), 2), label="N = 4, V = 5, chunk_size 2"),
+    Case(
+        (*_inputs(7, 5, 3, 2), 3),
+        label="N = 7, chunk_size 3",
+        why="7 tokens in chunks of 3: the last chunk is shorter",
+    ),
+    Case((*_inputs(3, 5, 3, 3), 8), label="N = 3, chunk_size 8", why="a chunk larger than the batch"),
+    Case((*_inputs(5, 5, 5, 4), 5), label="N = V = H = chunk_size = 5"),
+    Case((*_inputs(7, 5, 3, 5, grad=True), 3), label="the gradients of hidden and weight", backward="log_probs"),
+    Case(
+        (*_inputs(64, 200, 4, 6, grad=True), 4),
+        label="memory: N = 64, V = 200, chunk_size 4",
+        backward="log_probs",
+        measure=True,
+    ),
+    Case(
+        (*_inputs(16, 50, 32, 7, dtype=torch.bfloat16), 4),
+        label="bfloat16 inputs",
+        why="bfloat16 has 8 bits of mantissa: bring the chunk and the weights to float32 before the product",
+        tolerance=2e-3,
+    ),
+]
 
 
 def _chunk(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -72,7 +69,7 @@ def _chunked(
     starts: Callable[[int, int], list[int]] = lambda n, size: list(range(0, n, size)),
     label_start: Callable[[int], int] = lambda start: start,
 ) -> Callable[..., Any]:
-    """The reference, or, with one part replaced, a slip."""
+    """Make the reference, or, with one part replaced, a slip."""
 
     def chunked_log_probs(hidden: Any, weight: Any, labels: Any, chunk_size: int) -> dict[str, torch.Tensor]:
         log_probs, entropies = [], []
@@ -107,72 +104,43 @@ def _over_tokens(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tenso
     return log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
-SLIPS = (
-    Slip("whole-logits", "computes all logits at once: [N, V] is what ran out of memory; go chunk by chunk", _whole),
-    Slip(
-        "chunks-kept",
-        "goes in chunks, but autograd keeps the logits of every chunk until the backward:\nrecompute them there (torch.utils.checkpoint, or an autograd.Function)",
-        _chunked(recompute=False),
-        hint=3,
-    ),
-    Slip(
-        "last-chunk-dropped",
-        "drops the last, shorter chunk",
-        _chunked(starts=lambda n, s: list(range(0, n - s + 1, s)) or [0]),
-    ),
-    Slip(
-        "last-chunk-lost", "drops the last, shorter chunk", _chunked(starts=lambda n, s: list(range(0, n - s + 1, s)))
-    ),
-    Slip(
-        "labels-restart",
-        "every chunk is compared with the labels of the first chunk: cut labels as hidden is cut",
-        _chunked(label_start=lambda start: 0),
-    ),
-    Slip("logits", "gives the labels' logits: log p = logit - logsumexp over the vocabulary", _chunked(_logits)),
-    Slip(
-        "softmax-over-tokens",
-        "the softmax runs over the tokens of a chunk, so results depend on chunk_size; it runs over the vocabulary",
-        _chunked(_over_tokens),
-    ),
-    Slip(
-        "sign", "the sign is flipped: log-probabilities are never positive", _chunked(lambda h, w, y: -_chunk(h, w, y))
-    ),
-    Slip(
-        "surprisal",
-        "token_entropy is something else than -sum p log p over the vocabulary: the label's -log p is one draw of it",
-        lambda h, w, y, c: (lambda r: r | {"token_entropy": -r["log_probs"].detach()})(_chunked()(h, w, y, c)),
-    ),
-    Slip("entropy-sign", "the sign of token_entropy is flipped", _chunked(entropy=lambda h, w: -_entropy(h, w))),
-    Slip(
-        "no-graph",
-        "log_probs has no graph: no_grad belongs around the entropy only",
-        lambda h, w, y, c: {k: v.detach() for k, v in _whole(h, w, y, c).items()},
-    ),
-    Slip(
-        "weight-detached",
-        "the gradient of the weights is missing: weight was detached",
-        lambda h, w, y, c: _chunked()(h, w.detach(), y, c),
-    ),
-    Slip(
-        "bfloat16",
-        "computes the logits in bfloat16, 8 bits of mantissa: bring chunk and weights to float32 before the product",
-        _chunked(_half, lambda h, w: compute_entropy(h.detach() @ w.detach().T)),
-        hint=3,
-    ),
-    Slip(
-        "bfloat16-log-probs",
-        "computes the logits in bfloat16, 8 bits of mantissa: bring chunk and weights to float32 before the product",
-        _chunked(_half),
-        hint=3,
-    ),
+SLIPS = slips(
+    {
+        "whole-logits": "computes all logits at once: [N, V] is what ran out of memory; go chunk by chunk",
+        "chunks-kept": "goes in chunks, but autograd keeps the logits of every chunk until the backward:\nrecompute them there (torch.utils.checkpoint, or an autograd.Function)",
+        "last-chunk-dropped": "drops the last, shorter chunk",
+        "labels-restart": "every chunk is compared with the labels of the first chunk: cut labels as hidden is cut",
+        "logits": "gives the labels' logits: log p = logit - logsumexp over the vocabulary",
+        "softmax-over-tokens": "the softmax runs over the tokens of a chunk, so results depend on chunk_size; it runs over the vocabulary",
+        "sign": "the sign is flipped: log-probabilities are never positive",
+        "surprisal": "token_entropy is something else than -sum p log p over the vocabulary: the label's -log p is one draw of it",
+        "no-graph": "log_probs has no graph: no_grad belongs around the entropy only",
+        "weight-detached": "the gradient of the weights is missing: weight was detached",
+        "bfloat16": "computes the logits in bfloat16, 8 bits of mantissa: bring chunk and weights to float32 before the product",
+    },
+    {
+        "whole-logits": _whole,
+        "chunks-kept": _chunked(recompute=False),
+        "last-chunk-dropped": _chunked(starts=lambda n, s: list(range(0, n - s + 1, s)) or [0]),
+        "labels-restart": _chunked(label_start=lambda start: 0),
+        "logits": _chunked(_logits),
+        "softmax-over-tokens": _chunked(_over_tokens),
+        "sign": _chunked(lambda h, w, y: -_chunk(h, w, y)),
+        "surprisal": lambda h, w, y, c: (lambda r: r | {"token_entropy": -r["log_probs"].detach()})(
+            _chunked()(h, w, y, c)
+        ),
+        "no-graph": lambda h, w, y, c: {k: v.detach() for k, v in _whole(h, w, y, c).items()},
+        "weight-detached": lambda h, w, y, c: _chunked()(h, w.detach(), y, c),
+        "bfloat16": _chunked(_half, torch.no_grad()(lambda h, w: compute_entropy(h @ w.T))),
+    },
 )
 
 
 def _view(case: Case, seen: Observation) -> Any:
-    value = seen.value
-    if not isinstance(value, dict) or any(not isinstance(value.get(key), torch.Tensor) for key in KEYS):
-        return Misshapen("returns something else than a dict with the tensors log_probs and token_entropy")
-    result: dict[str, Any] = {key: value[key].float() for key in KEYS}
+    result = entries(seen.value, ("log_probs", "token_entropy"), torch.Tensor)
+    if isinstance(result, Misshapen):
+        return result
+    result = {key: tensor.float() for key, tensor in result.items()}
     if case.backward is not None:
         result["gradients of hidden and weight"] = "none: log_probs has no graph" if seen.no_graph else list(seen.grads)
     if case.measure and not seen.no_graph:
@@ -184,5 +152,4 @@ def _view(case: Case, seen: Observation) -> Any:
     return result
 
 
-def check(session: Session) -> Failure | None:
-    return compare(session, "chunked_log_probs", _cases(), _chunked(), SLIPS, view=_view)
+CHECKS = (Check("chunked_log_probs", CASES, _chunked(), SLIPS, view=_view),)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from itertools import groupby
 from typing import Any
 
-from cs336_sft.exercises.compare import Misshapen, Slip, compare
-from cs336_sft.exercises.report import Failure, Line, line
+from cs336_sft.exercises.compare import Check, Misshapen, slips
+from cs336_sft.exercises.report import Line, line
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-from cs336_sft.exercises.sandbox.runner import Session
 from cs336_sft.records import Generation, Graded, Problem
 
 # (question, sample, text, format_reward, answer_reward, lenient)
@@ -47,11 +46,11 @@ def _cases() -> list[Case]:
         Case((_samples(0, 3),), label="two equal right samples of A"),
         Case((_samples(4, 7),), label="two right samples of A that differ in blanks at their ends only"),
         Case((_samples(0, 6),), label="the same right text for A and for C"),
-        Case((_samples(0, 4, 9), 2), label="three different right samples of A, per_question_cap=2"),
-        Case((_samples(0, 3, 4), 2), label="right samples of A: one, the same again, another; per_question_cap=2"),
-        Case((_samples(1, 0, 4), 2), label="a wrong and two right samples of A, per_question_cap=2"),
-        Case((_samples(0, 4, 5, 10), 1), label="two right samples of A, two of B, per_question_cap=1"),
-        Case((_samples(0, 5, 4, 10, 9), 2), label="right samples A B A B A, per_question_cap=2"),
+        Case((_samples(0, 4, 9), 2), label="three different right samples of A, max_per_question=2"),
+        Case((_samples(0, 3, 4), 2), label="right samples of A: one, the same again, another; max_per_question=2"),
+        Case((_samples(1, 0, 4), 2), label="a wrong and two right samples of A, max_per_question=2"),
+        Case((_samples(0, 4, 5, 10), 1), label="two right samples of A, two of B, max_per_question=1"),
+        Case((_samples(0, 5, 4, 10, 9), 2), label="right samples A B A B A, max_per_question=2"),
         Case(
             (_samples(2, 11),),
             label="no right sample at all",
@@ -59,13 +58,8 @@ def _cases() -> list[Case]:
         ),
         Case(([],), label="no samples", why="no samples: the selection is empty, not an error"),
         Case((_samples(*range(len(_ALL))),), label="twelve samples of four questions"),
-        Case((_samples(*range(len(_ALL))), 1), label="the same, per_question_cap=1"),
+        Case((_samples(*range(len(_ALL))), 1), label="the same, max_per_question=1"),
     ]
-
-
-def select_samples(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
-    """The reference."""
-    return _select()(graded, per_question_cap)
 
 
 def _select(
@@ -76,20 +70,21 @@ def _select(
     cap_first: str = "",
     capped: bool = True,
 ) -> Callable[..., list[Graded]]:
-    """The reference, or, with one part replaced, a slip. ``cap_first``: what the cap counts too soon."""
+    """Make the reference, or, with one part replaced, a slip.
 
-    def select(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
-        taken: dict[Any, int] = {}
+    ``cap_first`` says what the cap counts too soon.
+    """
+
+    def select(graded: Sequence[Graded], max_per_question: int | None = None) -> list[Graded]:
+        taken: Counter[Any] = Counter()
         seen: set[Any] = set()
         chosen = []
         for item in graded:
-            full = capped and per_question_cap is not None and taken.get(group(item), 0) >= per_question_cap
+            if capped and max_per_question is not None and taken[group(item)] >= max_per_question:
+                continue
             right = keep(item)
             new = identity is None or identity(item) not in seen
-            if full:
-                continue
-            if cap_first == "all" or (cap_first == "right" and right) or (right and new):
-                taken[group(item)] = taken.get(group(item), 0) + 1
+            taken[group(item)] += cap_first == "all" or (cap_first == "right" and right) or (right and new)
             if right and new:
                 if identity is not None:
                     seen.add(identity(item))
@@ -99,77 +94,51 @@ def _select(
     return select
 
 
-def _keep_last(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
-    return list(reversed(select_samples(list(reversed(graded)), per_question_cap)))
+_REFERENCE = _select()
 
 
-def _fallback(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
-    return select_samples(graded, per_question_cap) or list(graded)
-
-
-def _fails_on_zero(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
-    chosen = select_samples(graded, per_question_cap)
+def _fails_on_zero(graded: Sequence[Graded], max_per_question: int | None = None) -> list[Graded]:
+    chosen = _REFERENCE(graded, max_per_question)
     if not chosen:
         raise ValueError("nothing")
     return chosen
 
 
-def _by_question(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
-    return sorted(select_samples(graded, per_question_cap), key=lambda item: item.problem.id)
-
-
-def _consecutive(graded: Sequence[Graded], per_question_cap: int | None = None) -> list[Graded]:
-    chosen = []
-    for _, group in groupby(graded, key=lambda item: item.problem.id):
-        chosen += select_samples(list(group), per_question_cap)
-    return chosen
-
-
-SLIPS = (
-    Slip("keeps-wrong", "keeps wrong samples: only those with reward 1 are correct", _select(keep=lambda item: True)),
-    Slip(
-        "keeps-formatted",
-        "keeps by format_reward: a well-formed wrong answer gets in",
-        _select(keep=lambda item: item.format_reward > 0),
-    ),
-    Slip(
-        "keeps-answer",
-        "keeps by answer_reward: a right number without the format gets in; ask for reward",
-        _select(keep=lambda item: item.answer_reward > 0),
-    ),
-    Slip(
-        "keeps-lenient",
-        "keeps by lenient: a right number without the format gets in; ask for reward",
-        _select(keep=lambda item: item.lenient > 0),
-    ),
-    Slip("inverted", "keeps the wrong samples and drops the right ones", _select(keep=lambda item: item.reward == 0)),
-    Slip("duplicates", "keeps duplicates: the same text of one question counts once", _select(identity=None)),
-    Slip(
-        "blanks",
-        "takes texts that differ in blanks at their ends for different ones: strip them",
-        _select(identity=lambda item: (item.problem.id, item.generation.text)),
-    ),
-    Slip(
-        "across-questions",
-        "drops a text that another question has too: duplicates are within one question",
-        _select(identity=lambda item: item.generation.text.strip()),
-    ),
-    Slip(
-        "one-a-question",
-        "keeps one sample a question: different right texts are all kept, up to the cap",
-        _select(identity=lambda item: item.problem.id),
-    ),
-    Slip("no-cap", "per_question_cap is not used", _select(capped=False)),
-    Slip("cap-before-filter", "the cap counts wrong samples too: filter first, then cap", _select(cap_first="all")),
-    Slip("cap-before-dedup", "the cap counts duplicates too: remove them first, then cap", _select(cap_first="right")),
-    Slip(
-        "cap-over-all", "the cap counts all questions together; it is for each question", _select(group=lambda item: 0)
-    ),
-    Slip("keeps-last", "keeps the last of several; the contract keeps the first", _keep_last),
-    Slip("grouped", "returns the samples grouped by question; the contract keeps their order", _by_question),
-    Slip("consecutive", "groups only neighbours: samples of one question need not stand together", _consecutive),
-    Slip("zero-correct-all", "trains on everything where no sample is right: then nothing is selected", _fallback),
-    Slip("zero-correct-fails", "fails where no sample is right: then the selection is empty", _fails_on_zero),
+SLIPS = slips(
+    {
+        "keeps-wrong": "keeps wrong samples: only those with reward 1 are correct",
+        "keeps-formatted": "keeps by format_reward: a well-formed wrong answer gets in",
+        "keeps-answer": "keeps by answer_reward: a right number without the format gets in; ask for reward",
+        "keeps-lenient": "keeps by lenient: a right number without the format gets in; ask for reward",
+        "duplicates": "keeps duplicates: the same text of one question counts once",
+        "blanks": "takes texts that differ in blanks at their ends for different ones: strip them",
+        "across-questions": "drops a text that another question has too: duplicates are within one question",
+        "no-cap": "max_per_question is not used",
+        "cap-before-filter": "the cap counts wrong samples too: filter first, then cap",
+        "cap-before-dedup": "the cap counts duplicates too: remove them first, then cap",
+        "cap-over-all": "the cap counts all questions together; it is for each question",
+        "keeps-last": "keeps the last of several; the contract keeps the first",
+        "grouped": "returns the samples grouped by question; the contract keeps their order",
+        "zero-correct-all": "trains on everything where no sample is right: then nothing is selected",
+        "zero-correct-fails": "fails where no sample is right: then the selection is empty",
+    },
+    {
+        "keeps-wrong": _select(keep=lambda item: True),
+        "keeps-formatted": _select(keep=lambda item: item.format_reward > 0),
+        "keeps-answer": _select(keep=lambda item: item.answer_reward > 0),
+        "keeps-lenient": _select(keep=lambda item: item.lenient > 0),
+        "duplicates": _select(identity=None),
+        "blanks": _select(identity=lambda item: (item.problem.id, item.generation.text)),
+        "across-questions": _select(identity=lambda item: item.generation.text.strip()),
+        "no-cap": _select(capped=False),
+        "cap-before-filter": _select(cap_first="all"),
+        "cap-before-dedup": _select(cap_first="right"),
+        "cap-over-all": _select(group=lambda item: 0),
+        "keeps-last": lambda graded, cap=None: _REFERENCE(graded[::-1], cap)[::-1],
+        "grouped": lambda graded, cap=None: sorted(_REFERENCE(graded, cap), key=lambda item: item.problem.id),
+        "zero-correct-all": lambda graded, cap=None: _REFERENCE(graded, cap) or graded,
+        "zero-correct-fails": _fails_on_zero,
+    },
 )
 
 
@@ -194,5 +163,4 @@ def _lines(case: Case, expected: Any, yours: Any) -> list[Line]:
     return lines
 
 
-def check(session: Session) -> Failure | None:
-    return compare(session, "select_samples", _cases(), select_samples, SLIPS, view=_view, show=_lines)
+CHECKS = (Check("select_samples", _cases(), _REFERENCE, SLIPS, view=_view, show=_lines),)

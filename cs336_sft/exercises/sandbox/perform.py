@@ -6,6 +6,7 @@ checker's), so a value that a slip gives can be recognised.
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,70 +15,82 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from cs336_sft.exercises.sandbox.objects import TinyLM, materialize
-from cs336_sft.exercises.sandbox.wire import WireError, decode, encode
+from cs336_sft.exercises.sandbox.values import decode, encode
 
 
 @dataclass(frozen=True)
 class Case:
-    """One call that a check makes.
+    """One call that a check makes."""
 
-    Attributes:
-        args, kwargs: the arguments; descriptions in them become live objects.
-        label: the case in words.
-        why: what a failure on this case means where no known slip explains it.
-        backward: call ``backward`` on the result (``""``) or on one entry of it (its key); None: don't.
-        measure: watch the sizes of the tensors that the call makes.
-        options: anything the check's own view wants to know about the case.
-    """
-
-    args: tuple[Any, ...]
+    args: tuple[Any, ...]  # every call gets copies
     kwargs: dict[str, Any] = field(default_factory=dict)
-    label: str = ""
-    why: str = ""
-    backward: str | None = None
-    measure: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    label: str = ""  # the case in words
+    why: str = ""  # what a failure on this case means where no known slip explains it
+    backward: str | None = None  # call backward on the result ("") or on one entry of it (its key); None: don't
+    measure: bool = False  # watch the sizes of the tensors that the call makes
+    tolerance: float = 1e-4  # relative and absolute, for floating-point numbers
 
 
 @dataclass(frozen=True)
 class Crash:
-    """An exception in the learner's code.
+    """An exception in the learner's code, or the end of its process."""
 
-    Attributes:
-        kind: its class's name.
-        text: its message, shortened.
-        line: number of the learner's line it came through last, or None.
-        code: that line.
-    """
-
-    kind: str
-    text: str
-    line: int | None = None
-    code: str = ""
+    kind: str  # the exception's class name; "Timeout", "Ended" or "Garbled" for a process
+    text: str  # its message, shortened
+    line: int | None = None  # the learner's line that it came through last
+    code: str = ""  # that line's text
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What a call did.
+    """What a call did."""
 
-    Attributes:
-        value: what it returned.
-        grads: gradients of the tensor arguments that have ``requires_grad`` and of the models' weights, after it.
-        weights: the models' weights after it.
-        changed: indices of arguments whose tensors it changed.
-        no_graph: a backward was asked for, and the value had no graph to go back through.
-        measured: ``largest`` tensor made and ``kept`` for the backward, in elements.
-        crash: what it raised instead.
+    value: Any = None  # what it returned
+    grads: tuple[Any, ...] = ()  # of the tensor arguments that require one, and of the models' weights
+    weights: tuple[Any, ...] = ()  # the models' weights after it
+    changed: tuple[int, ...] = ()  # indices of the arguments whose tensors it changed
+    no_graph: bool = False  # a backward was asked for, and the value had no graph to go back through
+    measured: dict[str, int] = field(default_factory=dict)  # elements of the "largest" tensor; of those "kept"
+    crash: Crash | None = None  # what it raised instead
+
+
+def perform(function: Callable[..., Any], case: Case, *, file: str | None = None) -> Observation:
+    """Call a function on copies of a case's arguments, and observe the call.
+
+    An exception is an observation too.
+
+    >>> perform(lambda a, b: a / b, Case((1, 0))).crash.kind
+    'ZeroDivisionError'
     """
+    args, kwargs = copy.deepcopy((case.args, case.kwargs))
+    torch.manual_seed(0)
+    measured: dict[str, int] = {}
+    no_graph = False
+    try:
+        if case.measure:
+            value, measured = _metered(function, args, kwargs)
+        else:
+            value = function(*args, **kwargs)
+        if case.backward is not None:
+            no_graph = not _go_back(value[case.backward] if case.backward else value)
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:  # SystemExit too: the learner's sys.exit must not end the check
+        return Observation(crash=crash_of(error, file))
+    leaves = [leaf for arg in (*args, *kwargs.values()) for leaf in _tensors(arg, models=True)]
+    return Observation(
+        value=value,
+        grads=tuple(leaf.grad for leaf in leaves if leaf.requires_grad and leaf.is_leaf),
+        weights=tuple(leaf for leaf in leaves if isinstance(leaf, torch.nn.Parameter)),
+        changed=tuple(i for i, (old, new) in enumerate(zip(case.args, args, strict=True)) if not _identical(old, new)),
+        no_graph=no_graph,
+        measured=measured,
+    )
 
-    value: Any = None
-    grads: tuple[Any, ...] = ()
-    weights: tuple[Any, ...] = ()
-    changed: tuple[int, ...] = ()
-    no_graph: bool = False
-    measured: dict[str, int] = field(default_factory=dict)
-    crash: Crash | None = None
+
+def observe_here(function: Callable[..., Any], case: Case) -> Observation:
+    """Observe one of *our* functions (a reference or a known slip) in this process."""
+    return read_observation(write_observation(perform(function, case)))
 
 
 class _Meter(TorchDispatchMode):
@@ -96,52 +109,6 @@ class _Meter(TorchDispatchMode):
         return result
 
 
-def request_of(case: Case) -> bytes:
-    """The case as a frame."""
-    return encode({"args": list(case.args), "kwargs": case.kwargs, "backward": case.backward, "measure": case.measure})
-
-
-def perform(function: Callable[..., Any], request: bytes, *, file: str | None = None) -> Observation:
-    """Call ``function`` on the case of ``request`` with fresh arguments; exceptions are observations too.
-
-    >>> perform(lambda a, b: a / b, request_of(Case((1, 0)))).crash.kind
-    'ZeroDivisionError'
-    """
-    asked = decode(request)
-    args, kwargs = materialize(asked["args"]), materialize(asked["kwargs"])
-    before = [[tensor.detach().clone() for tensor in _tensors(arg)] for arg in args]
-    torch.manual_seed(0)
-    measured: dict[str, int] = {}
-    no_graph = False
-    try:
-        if asked["measure"]:
-            value, measured = _metered(function, args, kwargs)
-        else:
-            value = function(*args, **kwargs)
-        if asked["backward"] is not None:
-            no_graph = not _go_back(value[asked["backward"]] if asked["backward"] else value)
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:  # SystemExit too: the learner's sys.exit must not end the check
-        return Observation(crash=crash_of(error, file))
-    changed = []
-    for index, (arg, old) in enumerate(zip(args, before, strict=True)):
-        now = list(_tensors(arg))
-        if len(now) != len(old) or any(not _identical(a.detach(), b) for a, b in zip(now, old, strict=True)):
-            changed.append(index)
-    every = [*args, *kwargs.values()]
-    return Observation(
-        value=value,
-        grads=tuple(
-            leaf.grad for arg in every for leaf in _tensors(arg, models=True) if leaf.requires_grad and leaf.is_leaf
-        ),
-        weights=tuple(p for arg in every if isinstance(arg, TinyLM) for p in arg.parameters()),
-        changed=tuple(changed),
-        no_graph=no_graph,
-        measured=measured,
-    )
-
-
 def _metered(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, dict[str, int]]:
     inputs = {tensor.untyped_storage().data_ptr() for arg in args for tensor in _tensors(arg)}
     kept: dict[int, int] = {}
@@ -158,30 +125,34 @@ def _metered(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any,
 
 
 def _go_back(value: Any) -> bool:
-    """Backward from ``value`` with a different weight for each element; False if there is no graph."""
+    """Call backward with a weight for each element, or return False without a graph."""
     if not isinstance(value, torch.Tensor) or not value.requires_grad:
         return False
-    cotangent = (torch.arange(value.numel()) % 7 + 1).reshape(value.shape).to(value.dtype)
-    value.backward(cotangent)
+    weights = (torch.arange(value.numel()) % 7 + 1).reshape(value.shape).to(value.dtype)
+    (value * weights).sum().backward()
     return True
 
 
 def _tensors(value: Any, *, models: bool = False) -> Iterator[torch.Tensor]:
     if isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, TinyLM) and models:
+    elif isinstance(value, torch.nn.Module) and models:
         yield from value.parameters()
     elif isinstance(value, (list, tuple)):
         for item in value:
             yield from _tensors(item, models=models)
 
 
-def _identical(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+def _identical(before: Any, after: Any) -> bool:
+    old, new = list(_tensors(before)), list(_tensors(after))
+    return len(old) == len(new) and all(
+        a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
+        for a, b in zip(old, new, strict=True)
+    )
 
 
 def crash_of(error: BaseException, file: str | None) -> Crash:
-    """An exception as the learner should see it: their line, not ours."""
+    """Describe an exception as the learner should see it: their line, not ours."""
     line, code = None, ""
     for frame in traceback.extract_tb(error.__traceback__):
         if frame.filename == file:
@@ -195,27 +166,26 @@ def crash_of(error: BaseException, file: str | None) -> Crash:
     return Crash(type(error).__name__, text[:500], line, code[:200])
 
 
-def observation_to_wire(seen: Observation) -> bytes:
-    """An observation as a frame; a value that fits in none becomes a crash that says so."""
-    parts = {name: getattr(seen, name) for name in ("value", "grads", "weights", "changed", "no_graph", "measured")}
+def write_observation(seen: Observation) -> str:
+    """Write an observation as a line, or a crash if its value can't be written."""
     crash = seen.crash
     if crash is None:
         try:
-            return encode({**parts, "crash": None})
-        except (WireError, RuntimeError) as error:
+            return encode(vars(seen))
+        except (ValueError, RuntimeError) as error:
             crash = Crash("ValueError", f"the result can't be read: {error}")
     return encode({"crash": [crash.kind, crash.text, crash.line, crash.code]})
 
 
-def observation_from_wire(frame: bytes) -> Observation:
-    """The observation of a frame.
+def read_observation(text: str | bytes) -> Observation:
+    """Read an observation's line.
 
     Raises:
-        WireError: it is none.
+        ValueError: it is none.
     """
-    parts = decode(frame)
+    parts = decode(text)
     try:
         crash = parts.pop("crash")
         return Observation(crash=Crash(*crash)) if crash else Observation(**parts)
     except (AttributeError, KeyError, TypeError) as error:
-        raise WireError("not an observation") from error
+        raise ValueError("not an observation") from error

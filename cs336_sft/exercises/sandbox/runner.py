@@ -1,87 +1,38 @@
-"""The checker's side: starts the process for the learner's code, sends cases, gets observations, keeps the clock.
+"""The checker's side: starts the process for the learner's code, keeps the clock, and reads what came back.
 
 Nothing here imports, evaluates or unpickles anything of the learner's.
 """
 
 from __future__ import annotations
 
+import json
 import os
-import secrets
 import select
 import signal
-import struct
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Any
 
-from cs336_sft.errors import ConfigError, CourseError
-from cs336_sft.exercises.sandbox.perform import (
-    Case,
-    Crash,
-    Observation,
-    observation_from_wire,
-    observation_to_wire,
-    perform,
-    request_of,
-)
-from cs336_sft.exercises.sandbox.wire import MAX_FRAME, WireError, decode, encode
+from cs336_sft.errors import CourseError
+from cs336_sft.exercises.sandbox.perform import Crash, Observation, read_observation
 
 MIB = 2**20
-_START = "from cs336_sft.exercises.sandbox.server import main; main()"
+_START = "from cs336_sft.exercises.sandbox.child import main; main()"
 _STARTUP_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one file may use.
+    """What one file may use."""
 
-    Attributes:
-        seconds: wall-clock time for all of its check.
-        memory: bytes beyond what Python and PyTorch need themselves.
-
-    Raises:
-        ConfigError: one of them is not positive.
-    """
-
-    seconds: float = 20.0
-    memory: int = 1024 * MIB
-
-    def __post_init__(self) -> None:
-        if not 0 < self.seconds < float("inf"):
-            raise ConfigError(f"Limits.seconds is {self.seconds!r}", "give a positive number of seconds")
-        if not self.memory > 0:
-            raise ConfigError(f"Limits.memory is {self.memory!r}", "give a positive number of bytes")
-
-
-class Stopped(Exception):  # noqa: N818 - not an error of ours
-    """The learner's process is no more, or was ended.
-
-    Attributes:
-        crash: what to tell the learner.
-    """
-
-    def __init__(self, crash: Crash) -> None:
-        super().__init__(crash.text)
-        self.crash = crash
+    seconds: float = 20.0  # wall-clock time for all of its check
+    memory: int = 1024 * MIB  # bytes beyond what Python and PyTorch need themselves
 
 
 class Server:
-    """The process that runs learners' files, one after the other. A context manager.
-
-    >>> import tempfile, pathlib
-    >>> with tempfile.TemporaryDirectory() as folder, Server() as server:
-    ...     file = pathlib.Path(folder, "mine.py")
-    ...     _ = file.write_text("def double(x): return 2 * x")
-    ...     with server.open(file) as session:
-    ...         print(session.observe("double", Case((21,))).value)
-    42
-    """
+    """The process that runs learners' files, one after the other. A context manager; see ``checker.check_file``."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
@@ -93,12 +44,8 @@ class Server:
     def __exit__(self, *exception: object) -> None:
         self.stop()
 
-    def open(self, file: Path, *, preload: Sequence[str] = ()) -> Session:
-        """A session with one file; ``preload``: modules of ours to import before the file's process is forked."""
-        return Session(self, file, preload)
-
     def start(self) -> subprocess.Popen:
-        """The running process; started if there is none."""
+        """Start the process unless it runs already, and return it."""
         if self._process is not None and self._process.poll() is None:
             return self._process
         self.stop()
@@ -110,10 +57,11 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            bufsize=0,
             env=environment,
             start_new_session=True,
         )
-        if self.receive(time.monotonic() + _STARTUP_SECONDS).get("ready") is not True:
+        if self._answer(_STARTUP_SECONDS) != b"ready\n":
             raise CourseError("the process for the exercises did not start", "run `cs336-sft doctor`")
         return self._process
 
@@ -130,170 +78,65 @@ class Server:
         self._process.stdout.close()
         self._process = None
 
-    def preload(self, modules: Sequence[str]) -> None:
-        """Import modules of ours there before a file's clock starts, so that a busy machine doesn't use it up."""
-        deadline = time.monotonic() + _STARTUP_SECONDS
-        self.send({"op": "preload", "modules": list(modules)}, deadline)
-        if self.receive(deadline).get("preloaded") is not True:
-            raise Stopped(Crash("Garbled", "the process sent what is no message"))
+    def run(self, file: Path, exercise: str, calls: int) -> tuple[list[Observation], Crash | None, str]:
+        """Call the file's functions on every case of an exercise.
 
-    def send(self, message: dict[str, Any], deadline: float) -> None:
-        """Send one message."""
-        frame = encode(message)
-        data = memoryview(struct.pack("<Q", len(frame)) + frame)
-        pipe = self._process.stdin.fileno()
-        while data:
-            if not select.select([], [pipe], [], max(0.0, deadline - time.monotonic()))[1]:
-                raise Stopped(self._too_slow())
-            try:
-                data = data[os.write(pipe, data[:4096]) :]
-            except BrokenPipeError as error:
-                raise Stopped(Crash("Ended", "the process ended")) from error
+        Args:
+            file: the learner's file.
+            exercise: its number; the cases are those of its module in ``checks``, as many as ``calls``.
 
-    def receive(self, deadline: float) -> dict[str, Any]:
-        """The next message.
-
-        Raises:
-            Stopped: there was none in time, or none that can be read.
+        Returns what was observed, why there is no more of it (None if every call was made), and the last 2,000
+        characters that the file's code printed.
         """
-        (length,) = struct.unpack("<Q", self._read(8, deadline))
-        if length > MAX_FRAME:
-            raise Stopped(Crash("Garbled", "the process sent what is no message"))
-        try:
-            message = decode(self._read(length, deadline))
-        except WireError as error:
-            raise Stopped(Crash("Garbled", "the process sent what is no message")) from error
-        if not isinstance(message, dict):
-            raise Stopped(Crash("Garbled", "the process sent what is no message"))
-        return message
+        with tempfile.TemporaryDirectory(prefix="cs336-exercise-", ignore_cleanup_errors=True) as folder:
+            work, results, output = (Path(folder, name) for name in ("work", "results", "output"))
+            work.mkdir()
+            # Opened before the learner's code runs: replacing the files then changes nothing here.
+            with results.open("w+b") as lines, output.open("w+b") as log:
+                paths = {"file": file.resolve(), "folder": work, "results": results, "output": output}
+                request = {name: str(path) for name, path in paths.items()} | asdict(self.limits)
+                ended = self._work(request | {"exercise": exercise})
+                log.seek(max(0, log.seek(0, os.SEEK_END) - 2000))
+                printed = log.read().decode("utf-8", errors="replace")
+                return *_read(lines.read().splitlines(), calls, ended), printed
 
-    def _read(self, count: int, deadline: float) -> bytes:
-        pipe = self._process.stdout.fileno()
-        parts = bytearray()
-        while len(parts) < count:
-            if not select.select([pipe], [], [], max(0.0, deadline - time.monotonic()))[0]:
-                raise Stopped(self._too_slow())
-            part = os.read(pipe, min(count - len(parts), MIB))
-            if not part:
-                raise Stopped(Crash("Ended", "the process ended"))
-            parts += part
-        return bytes(parts)
+    def _work(self, request: dict[str, object]) -> Crash:
+        """Have a worker make the calls, and return how it ended."""
+        process = self.start()
+        process.stdin.write(json.dumps(request).encode() + b"\n")
+        if self._answer(_STARTUP_SECONDS) != b"started\n":
+            raise CourseError("the process for the exercises did not start", "run `cs336-sft doctor`")
+        answer = self._answer(self.limits.seconds)
+        if not answer:
+            self.stop()
+            if answer is None:
+                limit = f"{self.limits.seconds:g} s"
+                return Crash("Timeout", f"not done after {limit}, so it was stopped: is there an endless loop?")
+            return Crash("Ended", "the process ended")
+        status = int(answer)
+        if status == -getattr(signal, "SIGXCPU", 24):
+            return Crash("Timeout", f"more than {self.limits.seconds:g} s of processor time, so it was stopped")
+        if status < 0:
+            return Crash("Ended", f"the process was ended by signal {-status}")
+        return Crash("Ended", f"your code ended the process (exit status {status}) instead of returning")
 
-    def _too_slow(self) -> Crash:
-        return Crash(
-            "Timeout", f"not done after {self.limits.seconds:g} s, so it was stopped: is there an endless loop?"
-        )
-
-
-class Session:
-    """One file in the server's process. A context manager; entering it imports the file there.
-
-    Attributes:
-        printed: after the end, the last 2,000 characters that the file's code printed.
-    """
-
-    def __init__(self, server: Server, file: Path, preload: Sequence[str]) -> None:
-        self.printed = ""
-        self._preload = list(preload)
-        self._server = server
-        self._file = file
-        self._nonce = secrets.token_hex(16)
-        self._calls = 0
-        self._deadline = 0.0
-        self._alive = False
-
-    def __enter__(self) -> Session:
-        self._server.start()
-        try:
-            self._server.preload(self._preload)
-        except Stopped:  # a process that the file before left behind wrote into the pipe
-            self._server.stop()
-            self._server.start()
-            self._server.preload(self._preload)
-        self._folder = tempfile.TemporaryDirectory(prefix="cs336-exercise-", ignore_cleanup_errors=True)
-        self._deadline = time.monotonic() + self._server.limits.seconds
-        self._alive = True
-        try:
-            self._send(
-                op="load",
-                file=str(self._file.resolve()),
-                nonce=self._nonce,
-                folder=self._folder.name,
-                memory=self._server.limits.memory,
-                seconds=self._server.limits.seconds,
-            )
-            message = self._receive()
-            if message.get("loaded") is not True:
-                raise Stopped(self._seen(message).crash or Crash("Garbled", "the process sent what is no message"))
-        except BaseException:
-            self.__exit__(*sys.exc_info())
-            raise
-        return self
-
-    def observe(self, function: str, case: Case) -> Observation:
-        """Call the learner's function on a case.
-
-        Raises:
-            Stopped: the process ended, or had to be.
-        """
-        self._calls += 1
-        self._send(op="call", function=function, request=request_of(case).hex(), number=self._calls)
-        message = self._receive()
-        if message.get("number") != self._calls:
-            raise Stopped(Crash("Garbled", "the process sent what is no answer"))
-        return self._seen(message)
-
-    def _send(self, **message: Any) -> None:
-        self._server.send(message, self._deadline)
-
-    def _receive(self) -> dict[str, Any]:
-        message = self._server.receive(self._deadline)
-        if message.get("nonce") != self._nonce:
-            raise Stopped(Crash("Garbled", "the process sent what is no answer"))
-        if "ended" in message:
-            self._alive = False
-            raise Stopped(_ended(message["ended"], self._server.limits))
-        return message
-
-    @staticmethod
-    def _seen(message: dict[str, Any]) -> Observation:
-        try:
-            return observation_from_wire(bytes.fromhex(message["seen"]))
-        except (WireError, KeyError, TypeError, ValueError) as error:
-            raise Stopped(Crash("Garbled", "the process sent what is no answer")) from error
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._alive and kind is None:
-            try:
-                self._send(op="done")
-                while "ended" not in self._server.receive(self._deadline):
-                    continue
-            except Stopped:
-                self._server.stop()
-        else:
-            # What is left in the pipes belongs to nobody: the next file gets a new process.
-            self._server.stop()
-        self._alive = False
-        output = Path(self._folder.name, "output.txt")
-        if output.is_file() and not output.is_symlink():
-            self.printed = output.read_bytes()[-2000:].decode("utf-8", errors="replace")
-        self._folder.cleanup()
+    def _answer(self, seconds: float) -> bytes | None:
+        """Wait for the next line: empty if the process ended, None if out of time."""
+        if not select.select([self._process.stdout], [], [], seconds)[0]:
+            return None
+        return self._process.stdout.readline()
 
 
-def _ended(status: Any, limits: Limits) -> Crash:
-    if status == -getattr(signal, "SIGXCPU", 24):
-        return Crash("Timeout", f"more than {limits.seconds:g} s of processor time, so it was stopped")
-    if isinstance(status, int) and status < 0:
-        return Crash("Ended", f"the process was ended by signal {-status}")
-    return Crash("Ended", f"your code ended the process (exit status {status}) instead of returning")
-
-
-def observe_here(function: Callable[..., Any], case: Case) -> Observation:
-    """The observation of one of *our* functions (a reference or a known slip), in this process.
-
-    >>> observe_here(lambda x: [x, x + 1], Case((1,))).value
-    [1, 2]
-    """
-    return observation_from_wire(observation_to_wire(perform(function, request_of(case))))
+def _read(lines: list[bytes], calls: int, ended: Crash) -> tuple[list[Observation], Crash | None]:
+    """Read the results: a line about the import, then one for each call."""
+    if ended.kind == "Timeout":
+        return [], ended
+    try:
+        seen = [read_observation(line) for line in lines]
+    except ValueError:
+        seen = [Observation()] * (calls + 2)
+    if len(seen) > calls + 1:
+        return [], Crash("Garbled", "the process sent what is no answer")
+    if seen and seen[0].crash:
+        return [], seen[0].crash
+    return seen[1:], None if len(seen) == calls + 1 else ended

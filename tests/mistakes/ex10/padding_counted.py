@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 
-def token_weighted_loss(log_probs, response_mask, total_target_tokens):
+def token_mean_loss(log_probs, response_mask, total_target_tokens):
     return -(log_probs * response_mask).sum() / total_target_tokens
 
 
@@ -18,7 +18,7 @@ def accumulate_gradients(microbatches):
         total += mask.numel()
     losses = []
     for log_probs, mask in microbatches:
-        loss = token_weighted_loss(log_probs, mask, total)
+        loss = token_mean_loss(log_probs, mask, total)
         loss.backward()
         losses.append(loss.detach())
     return float(torch.stack(losses).sum())

@@ -6,11 +6,11 @@ Expected message: the cap counts wrong samples too
 from __future__ import annotations
 
 
-def select_samples(graded, per_question_cap=None):
+def select_samples(graded, max_per_question=None):
     counts, capped = {}, []
     for item in graded:
         counts[item.problem.id] = counts.get(item.problem.id, 0) + 1
-        if per_question_cap is None or counts[item.problem.id] <= per_question_cap:
+        if max_per_question is None or counts[item.problem.id] <= max_per_question:
             capped.append(item)
     seen, chosen = set(), []
     for item in capped:

@@ -6,7 +6,7 @@ Expected message: the cap counts all questions together
 from __future__ import annotations
 
 
-def select_samples(graded, per_question_cap=None):
+def select_samples(graded, max_per_question=None):
     groups = {}
     for index, item in enumerate(graded):
         if item.reward != 1.0:
@@ -16,4 +16,4 @@ def select_samples(graded, per_question_cap=None):
     chosen = []
     for group in groups.values():
         chosen += list(group.values())
-    return [graded[i] for i in sorted(chosen)[:per_question_cap]]
+    return [graded[i] for i in sorted(chosen)[:max_per_question]]

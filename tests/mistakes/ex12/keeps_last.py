@@ -6,7 +6,7 @@ Expected message: keeps the last of several
 from __future__ import annotations
 
 
-def select_samples(graded, per_question_cap=None):
+def select_samples(graded, max_per_question=None):
     groups = {}
     for index, item in enumerate(graded):
         if item.reward == 1.0:
@@ -16,5 +16,5 @@ def select_samples(graded, per_question_cap=None):
     chosen = []
     for group in groups.values():
         indices = list(group.values())
-        chosen += indices if per_question_cap is None else indices[-per_question_cap:]
+        chosen += indices if max_per_question is None else indices[-max_per_question:]
     return [graded[i] for i in sorted(chosen)]

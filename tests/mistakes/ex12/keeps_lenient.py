@@ -6,7 +6,7 @@ Expected message: keeps by lenient
 from __future__ import annotations
 
 
-def select_samples(graded, per_question_cap=None):
+def select_samples(graded, max_per_question=None):
     groups = {}
     for index, item in enumerate(graded):
         if item.lenient != 1.0:
@@ -15,5 +15,5 @@ def select_samples(graded, per_question_cap=None):
         group.setdefault(item.generation.text.strip(), index)
     chosen = []
     for group in groups.values():
-        chosen += list(group.values())[:per_question_cap]
+        chosen += list(group.values())[:max_per_question]
     return [graded[i] for i in sorted(chosen)]

@@ -1,12 +1,12 @@
 """Slip: the cap forgotten.
 
-Expected message: per_question_cap is not used
+Expected message: max_per_question is not used
 """
 
 from __future__ import annotations
 
 
-def select_samples(graded, per_question_cap=None):
+def select_samples(graded, max_per_question=None):
     groups = {}
     for index, item in enumerate(graded):
         if item.reward != 1.0:

@@ -6,7 +6,7 @@ Expected message: fails where no sample is right
 from __future__ import annotations
 
 
-def select_samples(graded, per_question_cap=None):
+def select_samples(graded, max_per_question=None):
     groups = {}
     for index, item in enumerate(graded):
         if item.reward != 1.0:
@@ -17,5 +17,5 @@ def select_samples(graded, per_question_cap=None):
         raise ValueError("no correct sample in this round")
     chosen = []
     for group in groups.values():
-        chosen += list(group.values())[:per_question_cap]
+        chosen += list(group.values())[:max_per_question]
     return [graded[i] for i in sorted(chosen)]

@@ -1,0 +1,62 @@
+"""Small models and tokenizers that checks hand to the learner's functions."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+
+class TinyLM(torch.nn.Module):
+    """A causal language model of a few hundred random weights, which sees only what stands before.
+
+    ``logits[t] = head @ tanh(embedding[t] + mix @ mean(embedding[:t + 1]))``
+
+    >>> list(TinyLM(5, hidden=3)(torch.tensor([[1, 2]])).logits.shape)
+    [1, 2, 5]
+    """
+
+    def __init__(self, vocabulary: int, hidden: int = 6, *, seed: int = 0, scale: float = 1.0) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        for name, rows in (("embedding", vocabulary), ("mix", hidden), ("head", vocabulary)):
+            weight = torch.randn(rows, hidden, generator=generator) * scale
+            self.register_parameter(name, torch.nn.Parameter(weight))
+        self.config = SimpleNamespace(vocab_size=vocabulary, hidden_size=hidden)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.device
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: Any = None, **kwargs: Any) -> SimpleNamespace:
+        embedded = self.embedding[input_ids]  # [B, T, H]
+        counts = torch.arange(1, input_ids.shape[-1] + 1, dtype=embedded.dtype).unsqueeze(-1)  # [T, 1]
+        mean = embedded.cumsum(dim=-2) / counts
+        hidden = torch.tanh(embedded + mean @ self.mix)
+        return SimpleNamespace(logits=hidden @ self.head.T)  # [B, T, V]
+
+
+def word_tokenizer(words: tuple[str, ...], *, eos: str = "<eos>", pad: str = "<pad>", bos: str | None = None) -> Any:
+    """Build a Hugging Face tokenizer whose tokens are words and signs.
+
+    Args:
+        words: the vocabulary, in the order of the ids.
+        eos, pad: tokens of the vocabulary (may be the same).
+        bos: a token that is put in front of every text, but for ``add_special_tokens=False``; or None.
+
+    >>> tokenizer = word_tokenizer(("<pad>", "<eos>", "?", "2", "+"))
+    >>> tokenizer(["2 + 2"], add_special_tokens=False)["input_ids"]
+    [[3, 4, 3]]
+    """
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
+    # Words and signs, blanks dropped: "4" next to "2" is the word "42".
+    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]+"), "removed", invert=True)
+    if bos is not None:
+        inner.post_processor = processors.TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, words.index(bos))]
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=eos, pad_token=pad, bos_token=bos, unk_token="?")

@@ -1,0 +1,99 @@
+"""Where a run computes: in one process, or in several that share each optimizer step.
+
+The training loop asks a ``SingleProcess`` for what several processes do differently (``DataParallel``, and in ``fsdp``
+``FullySharded``): each takes a part of a step's examples, and they exchange gradients once, in the last backward pass.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+
+from cs336_sft.data.batching import deal
+from cs336_sft.records import Batch, Example
+from cs336_sft.tokenization import collate
+from cs336_sft.training.config import SFTConfig
+from cs336_sft.utils import distributed as processes
+
+
+class SingleProcess:
+    """One process, which does everything itself; the main one of several writes the files."""
+
+    saves_alone = True  # whether the main process can save a checkpoint without the others
+
+    def __init__(self) -> None:
+        self.rank, self.size, self.is_main = processes.rank(), processes.world_size(), processes.is_main()
+        self.device = processes.own_device()
+
+    def seed(self, seed: int, step: int) -> int:
+        """Return the seed of a step's dropout in this process."""
+        return int.from_bytes(hashlib.sha256(f"{seed}/{step}/{self.rank}".encode()).digest()[:7])
+
+    def own_part(self, indices: Sequence[int], lengths: Sequence[int]) -> tuple[int, ...]:
+        """Return this process's examples of a step, longest first."""
+        return deal(indices, lengths, self.rank, self.size)  # memory that is too small shows in the first microbatch
+
+    def in_turn(self, model: torch.nn.Module, microbatches: Sequence[Batch]) -> Iterator[Batch]:
+        """Yield the microbatches of a step, each for one forward and backward pass."""
+        yield from microbatches
+
+    def autocast(self, config: SFTConfig) -> AbstractContextManager[Any]:
+        """Compute in ``config.mixed_precision``."""
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=config.mixed_precision == "bf16")
+
+    def sum(self, value: Any) -> Any:
+        """Sum a number or a scalar tensor over the processes."""
+        return value
+
+    def wait(self) -> None:
+        """Wait until every process is here."""
+
+    def wrap(
+        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
+    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+        """Return the model and the optimizer to train with."""
+        return model, optimizer
+
+    def collect(self, *, optimizer: bool) -> None:
+        """Update the caller's model (and optimizer) from the trained ones."""
+
+    def evaluating(self) -> AbstractContextManager[Any]:
+        """Have the caller's model on the device."""
+        return nullcontext()
+
+    def close(self) -> None:
+        """Leave the caller's model on the device, without traces of training."""
+
+
+class DataParallel(SingleProcess):
+    """Several processes, each with the whole model (DDP)."""
+
+    def in_turn(self, model: torch.nn.Module, microbatches: Sequence[Batch]) -> Iterator[Batch]:
+        """Yield the microbatches, and exchange gradients in the last one."""
+        microbatches = microbatches or [idle_batch()]  # every process must take part in the exchange
+        for number, batch in enumerate(microbatches, start=1):
+            with nullcontext() if number == len(microbatches) else model.no_sync():
+                yield batch
+
+    def sum(self, value: Any) -> Any:
+        total = torch.as_tensor(value, device=self.device).clone()
+        torch.distributed.all_reduce(total)
+        return total if isinstance(value, torch.Tensor) else total.item()
+
+    def wait(self) -> None:
+        processes.gather(None)
+
+    def wrap(
+        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
+    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+        devices = [self.device] if self.device.type == "cuda" else None
+        return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices), optimizer
+
+
+def idle_batch() -> Batch:
+    """Make a microbatch without targets, for a process that has no examples left."""
+    return collate([Example((0, 0), ())], pad_id=0)
