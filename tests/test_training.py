@@ -27,7 +27,7 @@ from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.distributed import SingleProcess
 from cs336_sft.training.loop import train_sft
 from cs336_sft.training.result import load_result, without_wall_clock
-from cs336_sft.training.step import NonFiniteLossError, make_microbatches, optimizer_step
+from cs336_sft.training.step import NonFiniteLossError, make_microbatches, make_optimizer, optimizer_step
 from cs336_sft.utils.files import JsonLines, read_json
 
 # For child processes: this package, wherever the tests are started.
@@ -118,6 +118,19 @@ def test_the_handout_normalisation_is_the_handouts(make_model):
     assert record["loss"] == pytest.approx(same["loss"])  # reported per token, whatever was optimised
 
 
+@pytest.mark.parametrize(("limit", "clipped"), [(1e-3, 1), (1e6, 0), (None, 0)])
+def test_clipped_says_what_was_done_and_gradients_are_freed(make_model, limit, clipped):
+    model, examples, config = make_model(), uneven_examples(), replace(QUIET, max_grad_norm=limit)
+    microbatches = make_microbatches(examples, range(len(examples)), None, pad_id=0)
+    record = optimizer_step(model, make_optimizer(model, config), microbatches, config, 1, 1e-4)
+    assert record["clipped"] == clipped
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_a_process_without_a_sequence_has_no_microbatch():
+    assert make_microbatches(uneven_examples(), [], None, pad_id=0) == []
+
+
 # --- a run ------------------------------------------------------------------------------------------------------------
 
 
@@ -136,7 +149,7 @@ def test_a_run_learns_and_leaves_everything_in_its_directory(make_model, tokeniz
     assert metrics.clipped_share.iloc[-1] == pytest.approx(metrics.clipped.mean())
     # three steps are an epoch: every example once
     assert metrics.tokens.iloc[:3].sum() == sum(len(example) for example in examples)
-    assert metrics.epoch.loc[[3, 18]].to_list() == [1.0, 6.0]
+    assert metrics.epoch.loc[[1, 3, 18]].to_list() == [1 / 3, 1.0, 6.0]
     with (tmp_path / "run/metrics.csv").open() as file:
         assert [float(row["loss"]) for row in csv.DictReader(file)] == metrics.loss.to_list()
     session = read_json(tmp_path / "run/versions.json")["sessions"][0]
@@ -429,8 +442,9 @@ def test_the_identity_of_problems_includes_their_answers():
 
 def test_nan_stops_the_run_and_names_the_examples(make_model, tokenizer, examples, tmp_path):
     model = make_model()
-    with pytest.raises(NonFiniteLossError, match=r"step 2: loss nan.*Remedy: lower learning_rate"):
+    with pytest.raises(NonFiniteLossError, match=r"step 2: loss nan.*those of step 1. Remedy: lower learning_rate"):
         train_sft(model, tokenizer, examples, replace(QUIET, learning_rate=1e36), tmp_path)
+    assert all(parameter.grad is None for parameter in model.parameters())
     batch = epoch_batches([len(e) for e in examples], QUIET.batch_size, seed=QUIET.seed, epoch=0)[1]
     facts = read_json(tmp_path / "nonfinite.json")
     assert (facts["step"], tuple(facts["example_indices"])) == (2, batch)
