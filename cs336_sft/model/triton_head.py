@@ -22,17 +22,16 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 
 import torch
 
 from cs336_sft.model.products import add_product, blocks, compiled_on_gpu, product
 
-if find_spec("triton"):
+try:
     import triton
     import triton.language as tl
-    from triton.tools.tensor_descriptor import TensorDescriptor
-else:  # the functions below are then never called, but must be there to be imported
+    from triton.tools.tensor_descriptor import TensorDescriptor  # which the Triton of torch 2.6 does not have
+except ImportError:  # the functions below are then never called, but must be there to be imported
     triton = tl = TensorDescriptor = None
 
 LOG = logging.getLogger(__name__)
