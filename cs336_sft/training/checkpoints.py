@@ -1,7 +1,6 @@
 """Checkpoints: trained weights and optimizer state as safetensors, the rest as JSON, so that nothing can run code.
 
-A checkpoint is complete if it has its final name and agrees with its manifest of SHA-256 sums. Random states are not
-needed, because the loop derives them from the step.
+A complete one has its final name and agrees with its SHA-256 sums. The loop derives random states from the step.
 """
 
 from __future__ import annotations
@@ -126,7 +125,6 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    # The trained parameters by name, sharing memory with the model.
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -135,10 +133,8 @@ def _damage(path: Path) -> str | None:
         sums = read_json(path / "manifest.json")
     except RunDirectoryError as error:
         return error.problem
-    for name, expected in sums.items():
-        if not (path / name).is_file() or _file_hash(path / name) != expected:
-            return f"{name} is not what was written"
-    return None
+    changed = (n for n, expected in sums.items() if not (path / n).is_file() or _file_hash(path / n) != expected)
+    return next((f"{name} is not what was written" for name in changed), None)
 
 
 def _file_hash(path: Path) -> str:

@@ -1,7 +1,6 @@
 """Where a run computes: in one process, or in several that share each optimizer step.
 
-The training loop asks a ``SingleProcess`` for what several processes do differently (``DataParallel``, and in ``fsdp``
-``FullySharded``): each takes a part of a step's examples, and they exchange gradients once, in the last backward pass.
+The training loop asks a ``SingleProcess`` for what several (``DataParallel``, ``fsdp.FullySharded``) do differently.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ class SingleProcess:
 
 
 class DataParallel(SingleProcess):
-    """Several processes, each with the whole model (DDP)."""
+    """Several processes, each with the whole model (DDP) and its part of a step's examples."""
 
     def in_turn(self, model: torch.nn.Module, microbatches: Sequence[Batch]) -> Iterator[Batch]:
         """Yield the microbatches, and exchange gradients in the last one."""

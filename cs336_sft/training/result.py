@@ -42,7 +42,7 @@ class TrainingResult:
         if not having:
             names = sorted({name for record in self.evaluations for name in record}) or ["nothing: there are none"]
             raise ConfigError(f"no evaluation has a value of {metric!r}", f"choose from {', '.join(names)}")
-        return max(having, key=lambda record: record[metric])  # the first of equals
+        return max(having, key=lambda record: record[metric])
 
     def metrics_frame(self) -> pandas.DataFrame:
         """Return ``metrics`` as a table indexed by step."""
@@ -60,13 +60,8 @@ def load_result(run_dir: str | Path) -> TrainingResult:
         raise RunDirectoryError(f"{run.path}: is not a run (no config.json)", "give the directory of a run")
     steps = tuple(run.metrics.read())
     finished = run.result.exists()
-    return TrainingResult(
-        run_dir=run.path,
-        steps=read_json(run.result)["steps"] if finished else len(steps),
-        interrupted=not finished,
-        metrics=steps,
-        evaluations=tuple(run.evaluations.read()),
-    )
+    count = read_json(run.result)["steps"] if finished else len(steps)
+    return TrainingResult(run.path, count, not finished, steps, tuple(run.evaluations.read()))
 
 
 def without_wall_clock(records: Iterable[JSONDict]) -> list[JSONDict]:

@@ -1,4 +1,4 @@
-"""The directory of a run: its input, its output, and what it needs to continue after a crash.
+"""The directory of a run.
 
 config.json, versions.json                   settings and fingerprints; packages and device of every session
 metrics.jsonl/.csv, evaluations.jsonl/.csv   a record for each optimizer step and for each evaluation
@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from filelock import FileLock, Timeout
 from cs336_sft.errors import RunDirectoryError
 from cs336_sft.utils.files import JSONDict, JsonLines, read_json, write_csv, write_json
 
-_OURS = {"run.lock", "run.owner.json", "versions.json", "generations", "checkpoints", "best"}
+_OURS = {"run.lock", "run.owner", "versions.json", "generations", "checkpoints", "best"}
 
 
 class RunDirectory:
@@ -51,20 +50,19 @@ class RunDirectory:
             problem = f"{self.path}: is not a run (no config.json), but holds {sorted(strangers)[0]!r}"
             raise RunDirectoryError(problem, "choose a new or empty run directory")
         self.path.mkdir(parents=True, exist_ok=True)
-        owner_path = self.path / "run.owner.json"
-        lock = FileLock(self.path / "run.lock")
+        lock, owner = FileLock(self.path / "run.lock"), self.path / "run.owner"
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            name = owner.read_text() if owner.exists() else "another process"
             remedy = "wait for that run, stop it, or choose another run directory"
-            raise RunDirectoryError(f"{self.path}: in use by {_read_owner(owner_path)}", remedy) from None
+            raise RunDirectoryError(f"{self.path}: in use by {name}", remedy) from None
         try:
-            since = datetime.now(UTC).isoformat("T", "seconds")
-            write_json(owner_path, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             self.generations.mkdir(exist_ok=True)
             yield
         finally:
-            owner_path.unlink(missing_ok=True)
+            owner.unlink(missing_ok=True)
             lock.release()
 
     def check_config(self, config: Mapping[str, Any], free: Iterable[str] = ()) -> JSONDict:
@@ -104,11 +102,3 @@ class RunDirectory:
 def _brief(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 24 else f"{text[:19]}...{text[-1]}"
-
-
-def _read_owner(path: Path) -> str:
-    try:
-        owner = json.loads(path.read_bytes())
-        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"  # it has the lock, but has not written its name yet
