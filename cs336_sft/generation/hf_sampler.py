@@ -34,14 +34,12 @@ from cs336_sft.generation.response_text import (
 from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.generation.seeded_noise import gumbel, row_key
 from cs336_sft.logprobs import compute_entropy
-from cs336_sft.model.eval_mode import evaluation_mode
+from cs336_sft.model.loading import evaluation_mode
 from cs336_sft.model.shape import context_length
 from cs336_sft.records import Generation
 
 
 class _Row(NamedTuple):
-    """One sample of one prompt."""
-
     prompt_index: int
     sample: int
     prompt_ids: tuple[int, ...]
@@ -190,10 +188,9 @@ class _ChooseToken(LogitsProcessor):
 
 
 class _StopStrings(StoppingCriteria):
-    """Ends a row at the token that completes a stop string; remembers how many tokens that took.
+    """Ends a row at the token that completes a stop string; remembers how many tokens that took."""
 
-    StopStringCriteria of transformers counts strings that were complete before ``min_new_tokens``.
-    """
+    # transformers' StopStringCriteria counts strings that were complete before `min_new_tokens`, too.
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, prompt_length: int, eos_ids: Sequence[int], sampling: SamplingConfig
@@ -207,16 +204,15 @@ class _StopStrings(StoppingCriteria):
         self.ended: dict[int, int | None] = {}  # row -> generated tokens at the stop string, None: end-of-text
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs: object) -> torch.Tensor:
-        length = input_ids.shape[1] - self.prompt_length
+        length, stop = input_ids.shape[1] - self.prompt_length, self.sampling.stop
         tails = input_ids[:, -min(self.window, length) :].tolist()
         for row, tail in enumerate(tails):
             if row in self.ended:
                 continue
             if tail[-1] in self.eos_ids:
                 self.ended[row] = None
-            elif length > self.sampling.min_new_tokens:
-                if find_completed_stop(self.tokenizer, tail, self.sampling.stop):
-                    self.ended[row] = length
+            elif length > self.sampling.min_new_tokens and find_completed_stop(self.tokenizer, tail, stop):
+                self.ended[row] = length
         done = [self.ended.get(row) is not None for row in range(len(tails))]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
 

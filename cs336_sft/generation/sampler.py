@@ -48,9 +48,9 @@ class SamplingConfig:
 class Sampler(Protocol):
     """Continues prompts.
 
-    Every sampler promises: the same seed and prompts give the same samples; other prompts in the call don't change
-    them (up to rounding where logits nearly tie); the samples of a prompt differ from each other; and the samples for
-    ``num_samples=2`` are the first two of those for ``num_samples=4``. Two kinds of samplers draw different numbers.
+    Every sampler promises: the same seed and prompts give the same samples, which other prompts don't change (up to
+    rounding); the samples of a prompt differ; and the samples for ``num_samples=2`` are the first two of those for
+    ``num_samples=4``. Two kinds of samplers draw different numbers.
     """
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
@@ -65,8 +65,7 @@ class Sampler(Protocol):
 class SharedSampler:
     """Splits the prompts among the processes of a launch that have a sampler; every process gets all generations.
 
-    Each process has to call ``generate`` with the same prompts; the result equals that of one process. ``sampler`` is
-    this process's own; None where it has none (an engine that only the main process started).
+    All call ``generate`` with the same prompts. ``sampler`` is None in a process without one (an engine elsewhere).
     """
 
     def __init__(self, sampler: Sampler | None) -> None:

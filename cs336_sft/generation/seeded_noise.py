@@ -57,10 +57,8 @@ def bits_to_uniform(bits: torch.Tensor) -> torch.Tensor:
 
 
 def gumbel(keys: torch.Tensor, position: int, vocab_size: int) -> torch.Tensor:
-    """Make standard Gumbel noise, ``keys`` int64 ``[B]`` -> float32 ``[B, V]``.
-
-    ``-log(-log(1 - u))``: the winning tokens have a small ``u``, which ``log1p`` keeps exact. The textbook's
-    ``-log(-log(u))`` would get tokens of probability under 1e-7 wrong in float32.
-    """
+    """Make standard Gumbel noise, ``keys`` int64 ``[B]`` -> float32 ``[B, V]``."""
+    # The winning tokens have a small u, which log1p keeps exact; the textbook's -log(-log(u)) would get tokens of
+    # probability under 1e-7 wrong in float32.
     uniform = bits_to_uniform(keyed_bits(keys, position, vocab_size))
     return uniform.neg_().log1p_().neg_().log_().neg_()

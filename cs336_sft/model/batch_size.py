@@ -35,8 +35,8 @@ def find_batch_size(
 ) -> BatchSearch:
     """Find the largest micro-batch whose step stays within ``budget`` bytes in all.
 
-    ``make_model`` gives a model to try with, whose weights are changed; ``setup`` says everything but the micro-batch.
-    On a GPU leave room for fragmentation and the CUDA context: nine tenths of its memory.
+    ``make_model`` gives a model to try with; ``setup`` says everything but the micro-batch. On a GPU leave room for
+    fragmentation and the CUDA context: nine tenths of its memory.
 
     >>> from cs336_sft.model.memory_measurement import build_model
     >>> from cs336_sft.model.shape import ModelShape

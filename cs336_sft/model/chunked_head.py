@@ -150,8 +150,7 @@ def _in_chunks(
     wanted: tuple[bool, ...] = (False, False, False),
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
     """Compute log-probabilities, entropies and the loss's gradients that are wanted."""
-    # Cast as the head does, under autocast to half precision. Here and not outside of the autograd functions, where
-    # autograd would round the float32 gradients to half precision first.
+    # Cast as the head does under autocast. Outside of the autograd functions float32 gradients would be rounded first.
     dtype = head.autocast or head.module.weight.dtype
     hidden, weight, bias = (None if tensor is None else tensor.to(dtype) for tensor in operands)
     if bias is None and head.cap is None and (tiles := triton_head.usable_tiles(hidden, weight)):
@@ -191,7 +190,7 @@ def _in_chunks(
             of_hidden[rows] = product(gradient, weight)
         if of_weight is not None:
             add_product(of_weight, gradient.T, hidden[rows])
-    found = zip((of_hidden, of_weight, of_bias), operands, strict=True)
+    found = zip((of_hidden, of_weight, of_bias), operands, strict=True)  # each in its operand's dtype
     return log_probs, entropy, tuple(None if g is None else g.to(operand.dtype) for g, operand in found)
 
 
@@ -228,10 +227,8 @@ def _kept(labels: torch.Tensor, head: OutputHead) -> torch.Tensor | None:
         [labels.masked_fill(ignored, 0).min(), labels.max(), ignored.any().long()]
     ).tolist()
     if low < 0 or high >= vocabulary:  # on a GPU it would end the process, or go unnoticed
-        raise DataError(
-            f"a label is {low if low < 0 else high}, the output head has {vocabulary} tokens",
-            f"tokenize with the tokenizer that belongs to the model; {IGNORED} marks a position without a label",
-        )
+        problem = f"a label is {low if low < 0 else high}, the output head has {vocabulary} tokens"
+        raise DataError(problem, f"tokenize with the model's own tokenizer; {IGNORED} marks a position without a label")
     return (~ignored).nonzero().squeeze(-1) if any_ignored else None
 
 

@@ -6,6 +6,8 @@ What the libraries raise becomes one line with a remedy here, and nowhere else.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,8 +20,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-# ``adapter.json`` is written next to peft's file, which names the model below by its path on one machine, and does not
-# say whether its weights were in 4 bits.
+# Ours stands next to peft's, which does not say whether the weights below were in 4 bits.
 ADAPTER_FILE, PEFT_FILE = "adapter.json", "adapter_config.json"
 
 
@@ -133,9 +134,8 @@ def load_quantized(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model with its linear layers, but not the head, in 4 bits (NF4).
 
-    ``compute_dtype``, to which weights are unpacked for each product and which the others have, is bfloat16 on a GPU
-    and float32 on a CPU by default; ``device`` is the GPU if there is one. Raises ConfigError: bitsandbytes is missing
-    or too old for the device; also as ``load_model_and_tokenizer``.
+    ``compute_dtype``, to which weights are unpacked for each product, is bfloat16 on a GPU and float32 on a CPU by
+    default. Raises ConfigError: bitsandbytes is missing; also as ``load_model_and_tokenizer``.
     """
     require_package("bitsandbytes", "qlora")
     import torch
@@ -227,8 +227,26 @@ def _make_saveable(settings: GenerationConfig) -> None:
         _make_saveable(settings)
 
 
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Put a model into evaluation mode, and restore each module's mode on leaving.
+
+    >>> import torch
+    >>> with evaluation_mode(torch.nn.Dropout()) as model:
+    ...     model.training
+    False
+    """
+    # `model.train(model.training)` would switch parts that were frozen in evaluation mode to training.
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module in training:
+            module.training = True
+
+
 def require_package(package: str, extra: str) -> None:
-    """Refuse to go on without an optional package."""
     # peft imports bitsandbytes too, which says on every CPU that an optional faster kernel is not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if find_spec(package) is None:
@@ -236,7 +254,6 @@ def require_package(package: str, extra: str) -> None:
 
 
 def best_device() -> str:
-    """Return ``"cuda"`` or ``"cpu"``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -7,6 +7,7 @@ entropy)``, both float32 ``[N]`` in nats; ``entropy`` has no graph.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -98,8 +99,5 @@ def chunked_rows(
 
 def recomputed(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, chunk: int = 1024) -> Result:
     """Run in chunks whose logits are made again in the backward (``checkpoint``)."""
-
-    def one(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Result:
-        return checkpoint(logsumexp, h, w, y, use_reentrant=False)
-
-    return chunked_rows(hidden, weight, labels, method=one, chunk=chunk)
+    method = partial(checkpoint, logsumexp, use_reentrant=False)
+    return chunked_rows(hidden, weight, labels, method=method, chunk=chunk)

@@ -55,10 +55,6 @@ class AdapterConfig:
         """Return the factor on the product of the two small matrices."""
         return self.alpha / self.r
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
-        return fields_to_dict(self)
-
 
 def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int = 0) -> PeftModel:
     """Freeze the model and put a new adapter over it, which changes no output yet.
@@ -77,11 +73,9 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int = 0)
     from peft import LoraConfig, get_peft_model
 
     if config.quantize != is_quantized(model):
-        raise ConfigError(
-            f"AdapterConfig.quantize is {config.quantize}, but the model's weights are "
-            f"{'not ' if config.quantize else ''}in 4 bits",
-            "load it with load_quantized for a QLoRA adapter, and with load_model_and_tokenizer for LoRA",
-        )
+        state = "not in 4 bits" if config.quantize else "in 4 bits"
+        problem = f"AdapterConfig.quantize is {config.quantize}, but the model's weights are {state}"
+        raise ConfigError(problem, "load it with load_quantized for QLoRA, with load_model_and_tokenizer for LoRA")
     _check_targets(model, config.targets)
     peft_config = LoraConfig(
         r=config.r,
@@ -100,25 +94,23 @@ def _check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
     layers = {name.rsplit(".", 1)[-1]: m for name, m in model.named_modules() if hasattr(m, "in_features")}
     embedding = model.get_input_embeddings().weight
     tied = {name for name, module in layers.items() if module.weight is embedding}
+    choice = sorted(layers.keys() - tied)
     for name in targets:
-        if name in layers.keys() - tied:
-            continue
-        problem = "is no linear layer of the model"
-        if name in tied:
-            problem = "shares its matrix with the embedding: merged, the update would change both"
-        problem = f"AdapterConfig.targets names {name!r}, which {problem}"
-        raise ConfigError(problem, f"choose from {', '.join(sorted(layers.keys() - tied))}")
+        if name not in choice:
+            what = "is no linear layer of the model"
+            if name in tied:
+                what = "shares its matrix with the embedding: merged, the update would change both"
+            raise ConfigError(f"AdapterConfig.targets names {name!r}, which {what}", f"choose from {', '.join(choice)}")
 
 
 def is_quantized(model: torch.nn.Module) -> bool:
-    """Tell whether the model's linear layers are in 4 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
 def save_base_name(folder: str | Path, base: str | Path, config: AdapterConfig) -> None:
     """Write into an adapter's folder which model it belongs to: a name or a folder."""
     base = Path(base).resolve() if Path(base).is_dir() else base
-    write_json(Path(folder) / ADAPTER_FILE, {"base": str(base), **config.to_dict()})
+    write_json(Path(folder) / ADAPTER_FILE, {"base": str(base), **fields_to_dict(config)})
 
 
 def merge_adapter(folder: str | Path, out: str | Path, *, dtype: torch.dtype | None = None) -> Path:

@@ -70,14 +70,11 @@ class StepSetup:
 
     @property
     def tokens(self) -> int:
-        """Positions of one microbatch."""
         return self.micro_batch_size * self.seq_len
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of a training step."""
-
     model: str
     setup: StepSetup
     terms: Mapping[str, int]  # what there is, each at its own largest; they are never all there at once
@@ -85,16 +82,13 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment."""
         return max(self.moments.values())
 
     @property
     def peak_moment(self) -> str:
-        """Name the first moment at which the peak is reached."""
         return max(self.moments, key=lambda name: self.moments[name])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON, sizes in bytes."""
         return asdict(self) | {"peak": self.peak, "peak_moment": self.peak_moment}
 
 
@@ -159,8 +153,6 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
 
 @dataclass(frozen=True)
 class _HeadBytes:
-    """Bytes that the head and the loss add."""
-
     forward: int
     backward: int  # of the loss
     products: int  # in the head's backward
@@ -242,8 +234,7 @@ def _norm_bytes(shape: ModelShape, precision: Precision, *, reads: int) -> int:
 
 def _layer_activations(shape: ModelShape, setup: StepSetup) -> int:
     """Count bytes per token that one layer keeps for its backward."""
-    # Attention keeps queries, keys, values and its output, and one float32 a head; the MLP its gate before and after
-    # SiLU, the other factor, and the product.
+    # Attention keeps q, k, v, output, a float32 a head; the MLP its gate before and after SiLU, other factor, product.
     act = _ACTIVATION_BYTES[setup.precision]
     q, kv = shape.q_width, shape.kv_width
     kept = _norm_bytes(shape, setup.precision, reads=3) + _norm_bytes(shape, setup.precision, reads=2)

@@ -38,11 +38,9 @@ class MemoryMeasurement:
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment of the step, weights and states included."""
         return max(self.forward, self.backward, self.update)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON, sizes in bytes."""
         return asdict(self) | {"peak": self.peak}
 
 
@@ -53,9 +51,8 @@ class MemoryLimitError(CourseError, MemoryError):
 class MemoryTracker(TorchDispatchMode):
     """Counts the storages that are made inside the ``with`` block, on the CPU, until they are freed.
 
-    Tensors that were there before count nothing (a model's weights, say), so ``peak`` is what the block needs on top;
-    scratch memory within one operation is not seen. ``live`` are the bytes now, ``largest`` those of the largest
-    storage. More live bytes than ``limit`` raise ``MemoryLimitError``, as a GPU of that size would.
+    Tensors that were there before count nothing, nor does scratch memory within one operation. ``live`` are the bytes
+    now, ``largest`` those of the largest storage. More live bytes than ``limit`` raise ``MemoryLimitError``.
 
     >>> with MemoryTracker() as tracker:
     ...     y = (torch.zeros(1000) + 1).sum()  # twice 4,000 bytes for a moment, and a number that stays
@@ -84,7 +81,6 @@ class MemoryTracker(TorchDispatchMode):
         return out
 
     def reset_peak(self) -> None:
-        """Start a new peak at what is live now."""
         self.peak = self.live
 
     def _count(self, storage: torch.UntypedStorage, operation: str) -> None:
@@ -129,7 +125,6 @@ class GpuMeter:
         return torch.cuda.max_memory_allocated(self._device)
 
     def reset_peak(self) -> None:
-        """Start a new peak at what is live now."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
 
@@ -176,9 +171,7 @@ def build_model(shape: ModelShape, setup: StepSetup, device: str | torch.device 
         return AutoModelForCausalLM.from_config(config, dtype=_dtype(setup))
 
 
-def measure_memory(
-    model: torch.nn.Module, setup: StepSetup, *, seed: int = 0, limit: int | None = None
-) -> MemoryMeasurement:
+def measure_memory(model: torch.nn.Module, setup: StepSetup, *, limit: int | None = None) -> MemoryMeasurement:
     """Measure one training step on random tokens, with AdamW, on the model's device.
 
     The weights, in the dtype of ``setup.precision``, are counted in and changed. Raises MemoryLimitError (on the CPU,
@@ -195,7 +188,7 @@ def measure_memory(
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     vocab, size = model.get_output_embeddings().weight.shape[0], (setup.micro_batch_size, setup.seq_len)
     ids, labels = (torch.randint(0, vocab, size, generator=generator).to(device) for _ in range(2))
     weights = _bytes_of(model.parameters())

@@ -108,10 +108,8 @@ def _after(model: nn.Module) -> tuple[float, float | None]:
     own = not str(type(model).forward.__module__).startswith("transformers.")
     if own or kind not in KNOWN_ARCHITECTURES:
         what = f"with a forward of {type(model).forward.__module__}" if own else f"of the architecture {kind!r}"
-        raise ConfigError(
-            f"{type(model).__name__}, {what}: what it does to its logits is not known",
-            f"compute log-probabilities from its logits, or use one of {', '.join(KNOWN_ARCHITECTURES)}",
-        )
+        problem = f"{type(model).__name__}, {what}: what it does to its logits is not known"
+        raise ConfigError(problem, f"compute from its logits, or use one of {', '.join(KNOWN_ARCHITECTURES)}")
     if kind in _PLAIN:
         return 1.0, None
     how, field = _AFTER[kind]

@@ -42,8 +42,6 @@ def context_length(config: Any) -> int | None:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a model, and what follows from them."""
-
     name: str
     hidden: int
     intermediate: int
@@ -60,12 +58,10 @@ class ModelShape:
 
     @property
     def q_width(self) -> int:
-        """Width of all queries together."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Width of all keys together, and of all values."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -77,12 +73,10 @@ class ModelShape:
 
     @property
     def layer_matrices(self) -> int:
-        """Entries of all the layers' matrices."""
         return self.layers * sum(rows * columns for rows, columns in self.linear_shapes.values())
 
     @property
     def embedding(self) -> int:
-        """Entries of the embedding, and of the head."""
         return self.vocab * self.hidden
 
     @property

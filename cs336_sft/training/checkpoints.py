@@ -23,8 +23,6 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk."""
-
     path: Path  # its folder
     step: int  # the last finished optimizer step
     weights: str  # `fingerprint_weights` of the model at that step
@@ -65,9 +63,7 @@ def save_checkpoint(
 
 def list_checkpoints(folder: Path) -> Iterator[Checkpoint]:
     """Yield the complete checkpoints, newest first, and report damaged ones."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        if path.suffix == ".tmp":
-            continue
+    for path in sorted(folder.glob("step-????????"), reverse=True):  # without leftovers, which end in .tmp
         if damage := _damage(path):
             _log.warning("%s: %s; using an older checkpoint", path, damage)
         else:
@@ -75,17 +71,14 @@ def list_checkpoints(folder: Path) -> Iterator[Checkpoint]:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest complete checkpoint, or None."""
     return next(list_checkpoints(folder), None)
 
 
 def load_weights(checkpoint: Checkpoint, model: torch.nn.Module) -> None:
-    """Copy a checkpoint's weights into the model (see ``load_trained``)."""
     load_trained(checkpoint.path / "model.safetensors", model)
 
 
 def save_trained(model: torch.nn.Module, path: Path) -> None:
-    """Write the parameters that are trained."""
     save_file({name: tensor.contiguous() for name, tensor in _trained(model).items()}, path)
 
 

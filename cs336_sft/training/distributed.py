@@ -18,6 +18,8 @@ from cs336_sft.tokenization import collate
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.utils import distributed as processes
 
+Trained = tuple[torch.nn.Module, torch.optim.AdamW]
+
 
 class SingleProcess:
     """One process, which does everything itself; the main one of several writes the files."""
@@ -51,9 +53,7 @@ class SingleProcess:
     def wait(self) -> None:
         """Wait until every process is here."""
 
-    def wrap(
-        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
-    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+    def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         """Return the model and the optimizer to train with."""
         return model, optimizer
 
@@ -86,9 +86,7 @@ class DataParallel(SingleProcess):
     def wait(self) -> None:
         processes.gather(None)
 
-    def wrap(
-        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
-    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+    def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         devices = [self.device] if self.device.type == "cuda" else None
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices), optimizer
 

@@ -19,7 +19,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from cs336_sft.errors import ConfigError
 from cs336_sft.records import Batch
 from cs336_sft.training.config import SFTConfig
-from cs336_sft.training.distributed import DataParallel, idle_batch
+from cs336_sft.training.distributed import DataParallel, Trained, idle_batch
 from cs336_sft.training.step import make_optimizer
 from cs336_sft.utils import distributed as processes
 
@@ -40,9 +40,7 @@ class FullySharded(DataParallel):
 
     saves_alone = False  # all processes must collect the shards
 
-    def wrap(
-        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
-    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+    def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         """Return a sharded copy of the model, and an optimizer of it with the same states."""
         self._model, self._optimizer = model, optimizer
         self._sharded_model = copy.deepcopy(model)

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 class TrainingResult:
     """The outcome of ``train_sft``.
 
-    ``metrics`` has a record for each step: ``step``, ``epoch``, ``loss`` (mean NLL of the step's target tokens, nats),
-    ``lr``, ``grad_norm`` (before clipping), ``clipped`` (0 or 1), ``clipped_share`` (fraction of the steps so far),
-    ``target_tokens``, ``tokens`` (prompt and response), ``seconds``, ``tokens_per_second``. ``evaluations`` has
-    ``step``, ``epoch``, the evaluator's metrics (None for nan and infinities) and ``seconds``.
+    ``metrics`` has a record for each step: ``step``, ``epoch``, ``loss`` (mean NLL of its target tokens, nats), ``lr``,
+    ``grad_norm`` (before clipping), ``clipped``, ``clipped_share`` (of the steps so far), ``target_tokens``,
+    ``tokens``, ``seconds``, ``tokens_per_second``; ``evaluations`` those of the evaluator (None for nan and infinities).
     """
 
     run_dir: Path
@@ -45,11 +44,9 @@ class TrainingResult:
         return max(having, key=lambda record: record[metric])
 
     def metrics_frame(self) -> pandas.DataFrame:
-        """Return ``metrics`` as a table indexed by step."""
         return _frame(self.metrics)
 
     def evaluations_frame(self) -> pandas.DataFrame:
-        """Return ``evaluations`` as a table indexed by step."""
         return _frame(self.evaluations)
 
 

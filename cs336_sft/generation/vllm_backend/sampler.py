@@ -45,7 +45,6 @@ class VLLMSampler(AbstractContextManager):
     It holds a copy of the weights, so a model that is trained further has to be given to `update_weights` again. It
     records log-probabilities but no entropies. ``source`` is the folder or hub name of the weights to start with;
     ``policy_version`` counts the calls of `update_weights`. ``engine`` is a running one, instead of one started here.
-    Raises ConfigError: vLLM is missing or does not start; the tokenizer's end-of-text is not the model's.
     """
 
     def __init__(
@@ -99,10 +98,11 @@ class VLLMSampler(AbstractContextManager):
         check_context(encoded, sampling.max_new_tokens, engine.max_model_len, "max_model_len")
         self.wake()
         numbers = [(index, sample) for index in range(len(prompts)) for sample in range(sampling.num_samples)]
-        requests = [
-            (encoded[index], sampling_params(sampling, self.eos_ids, _seed(sampling.seed, encoded[index], sample)))
-            for index, sample in numbers
-        ]
+        requests = []
+        for index, sample in numbers:
+            # vLLM gives equal samples to equal prompts with equal seeds, and reads -1 as "no seed".
+            seed = row_key(sampling.seed, encoded[index], sample) & (2**63 - 1)
+            requests.append((encoded[index], sampling_params(sampling, self.eos_ids, seed)))
         results: list[list[Generation | None]] = [[None] * sampling.num_samples for _ in prompts]
 
         def store(number: int, output: Any) -> None:
@@ -153,13 +153,11 @@ class VLLMSampler(AbstractContextManager):
             self._asleep = True
 
     def wake(self) -> None:
-        """Take the memory again."""
         if self._asleep:
             self.engine.llm.wake_up()
             self._asleep = False
 
     def close(self) -> None:
-        """End the engine and give its memory back. A second call does nothing."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
@@ -174,8 +172,3 @@ def _configurations(source: str | Path) -> tuple[PretrainedConfig, GenerationCon
         return config, GenerationConfig.from_pretrained(source)
     except OSError:  # it has none
         return config, None
-
-
-def _seed(seed: int, prompt_ids: Sequence[int], sample: int) -> int:
-    # vLLM gives equal samples to equal prompts with equal seeds, and reads -1 as "no seed".
-    return row_key(seed, prompt_ids, sample) & (2**63 - 1)

@@ -97,10 +97,8 @@ def check_names(tensors: list[PolicyTensor], expected: Mapping[str, tuple[int, .
     for name in sorted({*given, *expected}):
         own, engines = given.get(name, "missing"), expected.get(name, "missing")
         if own != engines:
-            raise ConfigError(
-                f"the policy does not fit the engine's model: {name} is {own} in the policy, {engines} in the engine",
-                "start the engine from the same model",
-            )
+            problem = f"the policy does not fit the engine: {name} is {own} in the policy, {engines} in the engine"
+            raise ConfigError(problem, "start the engine from the same model")
 
 
 def expected_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
