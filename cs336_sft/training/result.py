@@ -21,7 +21,7 @@ class TrainingResult:
 
     ``metrics`` has a record for each step: ``step``, ``epoch``, ``loss`` (mean NLL of its target tokens, nats), ``lr``,
     ``grad_norm`` (before clipping), ``clipped``, ``clipped_share`` (of the steps so far), ``target_tokens``,
-    ``tokens``, ``seconds``, ``tokens_per_second``; ``evaluations`` those of the evaluator (None for nan and infinities).
+    ``tokens``, ``seconds``, ``tokens_per_second``; ``evaluations`` has the evaluator's (None for nan and infinities).
     """
 
     run_dir: Path
