@@ -22,11 +22,11 @@ from cs336_sft.records import Example, Problem
 from cs336_sft.tokenization import make_examples
 from cs336_sft.training import loop as training
 from cs336_sft.training.checkpoints import fingerprint_weights, newest_checkpoint
-from cs336_sft.training.checks import fingerprint_problems
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.distributed import SingleProcess
 from cs336_sft.training.loop import train_sft
 from cs336_sft.training.result import load_result, without_wall_clock
+from cs336_sft.training.setup import fingerprint_problems
 from cs336_sft.training.step import NonFiniteLossError, make_microbatches, make_optimizer, optimizer_step
 from cs336_sft.utils.files import JsonLines, read_json
 

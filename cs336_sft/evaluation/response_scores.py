@@ -15,7 +15,7 @@ import torch
 from cs336_sft.data.batching import split_microbatches
 from cs336_sft.errors import DataError
 from cs336_sft.logprobs import get_response_log_probs
-from cs336_sft.model.eval_mode import evaluation_mode
+from cs336_sft.model.loading import evaluation_mode
 from cs336_sft.records import Example, Generation
 from cs336_sft.tokenization import collate
 

@@ -22,7 +22,7 @@ from cs336_sft.grading import get_reward_fn
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Example, Problem
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training.checks import fingerprint_problems
+from cs336_sft.training.setup import fingerprint_problems
 from cs336_sft.utils.files import JSONDict, plain, read_json, write_json
 
 if TYPE_CHECKING:

@@ -22,8 +22,7 @@ from cs336_sft.experiments.config import RunConfig, RunFields
 from cs336_sft.experiments.evaluator import Evaluator, cached_baseline, fingerprint_model
 from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.generation.make_sampler import make_sampler
-from cs336_sft.generation.sampler import Sampler
-from cs336_sft.generation.shared_sampler import SharedSampler
+from cs336_sft.generation.sampler import Sampler, SharedSampler
 from cs336_sft.generation.vllm_backend.config import VLLMConfig
 from cs336_sft.model.loading import load_model_and_tokenizer, load_quantized
 from cs336_sft.model.lora import add_adapter, save_base_name
@@ -31,9 +30,9 @@ from cs336_sft.prompts import get_template
 from cs336_sft.records import Problem
 from cs336_sft.tokenization import make_examples
 from cs336_sft.training import checkpoints
-from cs336_sft.training.checks import fingerprint_problems
 from cs336_sft.training.loop import TrainingResult, train_sft
 from cs336_sft.training.run_directory import RunDirectory
+from cs336_sft.training.setup import fingerprint_problems
 from cs336_sft.utils import distributed as processes
 from cs336_sft.utils.files import JSONDict, plain, read_json, write_json
 

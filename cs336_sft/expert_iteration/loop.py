@@ -28,8 +28,7 @@ from cs336_sft.expert_iteration.selection import (
     select_for_training,
     selection_rewards,
 )
-from cs336_sft.generation.sampler import Sampler, SamplingConfig
-from cs336_sft.generation.shared_sampler import SharedSampler
+from cs336_sft.generation.sampler import Sampler, SamplingConfig, SharedSampler
 from cs336_sft.grading import get_reward_fn
 from cs336_sft.prompts import PromptTemplate
 from cs336_sft.records import Generation, Problem

@@ -29,9 +29,8 @@ from cs336_sft.generation.sampler import Sampler
 from cs336_sft.prompts import PromptTemplate
 from cs336_sft.records import Graded, Problem
 from cs336_sft.training import checkpoints
-from cs336_sft.training.checks import fingerprint_problems, free_fields
 from cs336_sft.training.run_directory import RunDirectory
-from cs336_sft.training.setup import save_model, set_weights_dtype, versions
+from cs336_sft.training.setup import fingerprint_problems, free_fields, save_model, set_weights_dtype, versions
 from cs336_sft.utils import distributed as processes
 from cs336_sft.utils.files import (
     JSONDict,
