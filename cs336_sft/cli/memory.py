@@ -22,7 +22,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("memory", help="estimate or measure the memory of a training step")
     option, count = parser.add_argument, common.positive_int
     option("--profile", metavar="NAME", help="default: $CS336_PROFILE, else tiny")
-    option("--model", metavar="DIR", help="a model folder, or a known model's hub name, in place of the profile's model")
+    option("--model", metavar="DIR", help="a model folder, or a known model's hub name (default: the profile's)")
     option("--micro-batch-size", type=count, help="sequences at once; default: the profile's")
     option("--seq-len", type=count, default=512, help="positions of a sequence (default 512)")
     option("--precision", choices=PRECISIONS, help="fp32, mixed or bf16; default: the profile's")
