@@ -1,7 +1,6 @@
 """Problems in GSM8K's form: one JSON object a line, with the fields ``question`` and ``answer``.
 
-Reading is strict. A line that can't be used is an error that names file and line: a problem that is skipped silently,
-or whose final answer is read wrongly, shifts every accuracy that is measured on the file afterwards.
+A line that can't be used is an error: a problem that is skipped silently shifts every accuracy measured afterwards.
 """
 
 from __future__ import annotations
@@ -30,10 +29,8 @@ def final_answer(answer: str) -> str | None:
 
     Thousands separators and a dollar sign are dropped. None if the last line does not have that form.
 
-    >>> final_answer("540+540 = 1080\\n#### 1,080"), final_answer("#### -$2.50"), final_answer("#### .5")
-    ('1080', '-2.50', '0.5')
-    >>> final_answer("The answer is 5") is final_answer("#### five") is final_answer("#### 10,80") is None
-    True
+    >>> final_answer("540+540 = 1080\\n#### 1,080"), final_answer("#### -$2.50"), final_answer("#### 10,80")
+    ('1080', '-2.50', None)
     """
     last_line = answer.rstrip().rsplit("\n", 1)[-1].strip()
     match = _NUMBER.fullmatch(last_line[4:].strip()) if last_line.startswith("####") else None
@@ -48,8 +45,8 @@ def final_answer(answer: str) -> str | None:
 def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
     """Read the problems of a JSONL file, in its order.
 
-    Only ``question`` and ``answer`` are required. An ``id`` that is text or a whole number is kept; without one a
-    problem is called ``gsm8k/<file stem>/<index from 0>``. A ``template`` that is text is kept, other fields are not.
+    An ``id`` (text or a whole number) and a ``template`` are kept, fields other than these, ``question`` and ``answer``
+    are not. Without an id a problem is called ``gsm8k/<file stem>/<index from 0>``.
     Raises DataError: no file, no problem in it, or a line that is no problem (see also `read_jsonl`).
     """
     path = Path(path)
@@ -85,7 +82,6 @@ def load_gsm8k(source: str | os.PathLike[str], split: str) -> list[Problem]:
 def write_problems(path: str | os.PathLike[str], problems: Sequence[Problem]) -> None:
     """Write problems as JSONL for ``read_problems`` and any reader of GSM8K.
 
-    Each line has ``question`` and ``answer``, and ``id`` and ``template`` where they are set.
     Raises DataError: a problem that could not be read back: empty, or its answer does not end in ``#### <final>``.
     """
     rows = []

@@ -23,14 +23,13 @@ PERCENTILES = (50, 90, 95, 99, 99.5)
 
 @dataclass(frozen=True)
 class LengthTable:
-    """Token counts of prompts and raw reference answers, one entry a problem."""
+    """Token counts of prompts, of raw reference answers and of both together, one entry a problem."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
 
     @property
     def total(self) -> tuple[int, ...]:
-        """Return prompt and answer together, problem by problem."""
         return tuple(prompt + answer for prompt, answer in zip(self.prompt, self.answer, strict=True))
 
 

@@ -1,8 +1,7 @@
 """Compares expressions, intervals and matrices with math-verify, in a process that can be killed.
 
-math-verify runs sympy on model text, which may take unlimited time or memory (``8**8**8**8``). So it runs in a
-subprocess with a memory limit, and the parent kills it when a comparison takes too long. Needs the optional extra
-``math`` and a POSIX system.
+math-verify runs sympy on model text, which may take unlimited time or memory (``8**8**8**8``). Needs the optional
+extra ``math`` and a POSIX system.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ _TEXT_LIMIT = 1_000
 
 
 class Comparison(NamedTuple):
-    """The result of a comparison, and its reason."""
-
     equal: bool
     reason: str
 
@@ -52,13 +49,9 @@ class MathVerifier:
     def close(self) -> None:
         """End the process, if one runs."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            process.kill()
+            process.communicate()  # waits for its end and closes the pipes
 
     def compare(self, answer: str, truth: str) -> Comparison:
         """Compare two expressions, which count as unequal if a limit is reached."""
