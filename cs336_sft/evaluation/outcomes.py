@@ -1,7 +1,4 @@
-"""Outcomes problem by problem, and the change of accuracy between two evaluations, by outcome.
-
-Two accuracies say how much was gained or lost, the outcomes why.
-"""
+"""Outcomes problem by problem, and the change of accuracy between two evaluations, by outcome."""
 
 from __future__ import annotations
 
@@ -13,12 +10,7 @@ from cs336_sft.evaluation.intervals import Interval, paired_difference_interval
 from cs336_sft.records import Graded
 
 # In the order in which the questions are asked. One letter each, so that an evaluation is a short string.
-OUTCOMES = {
-    "R": "right",
-    "F": "right, but not in the format",
-    "C": "cut off by the limit",
-    "W": "wrong",
-}
+OUTCOMES = {"R": "right", "F": "right, but not in the format", "C": "cut off by the limit", "W": "wrong"}
 
 
 def outcome(graded: Graded) -> str:
@@ -26,10 +18,8 @@ def outcome(graded: Graded) -> str:
 
     `F` is an answer that the lenient grader finds right, `C` one that was cut off and is not right either way.
     """
-    if graded.reward > 0:
-        return "R"
-    if graded.lenient > 0:
-        return "F"
+    if graded.reward > 0 or graded.lenient > 0:
+        return "R" if graded.reward > 0 else "F"
     return "C" if graded.generation.finish_reason == "length" else "W"
 
 
@@ -71,9 +61,8 @@ def decompose_change(before: str, after: str, *, lenient: bool = False) -> Accur
     ({'F': 1, 'C': 0, 'W': 0}, {'F': 0, 'C': 1, 'W': 1})
     """
     if len(before) != len(after):
-        raise DataError(
-            f"{len(before)} and {len(after)} outcomes", "give those of the same problems, in the same order"
-        )
+        remedy = "give those of the same problems, in the same order"
+        raise DataError(f"{len(before)} and {len(after)} outcomes", remedy)
     right = "RF" if lenient else "R"
     others = [letter for letter in OUTCOMES if letter not in right]
     pairs = list(zip(before, after, strict=True))
