@@ -32,11 +32,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Generation:
-    """One sampled continuation of a prompt. Log-probabilities and entropies (nats) are at temperature 1, or None.
-
-    >>> Generation(prompt="Q", token_ids=(5, 0), text=" 5", finish_reason="stop").sample
-    0
-    """
+    """One sampled continuation of a prompt. Log-probabilities and entropies (nats) are at temperature 1, or None."""
 
     prompt: str
     token_ids: tuple[int, ...]  # every generated id, with the end-of-text id if it was produced, without padding
@@ -65,9 +61,6 @@ class Example:
     """One training sequence: the model sees both parts, the loss counts the response only.
 
     Ids rather than text, so that expert iteration trains on exactly the tokens that were sampled.
-
-    >>> Example(prompt_ids=(7, 8), response_ids=(9, 0)).response_ids
-    (9, 0)
     """
 
     prompt_ids: tuple[int, ...]

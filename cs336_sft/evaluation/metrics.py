@@ -49,8 +49,8 @@ def compute_metrics(graded: Sequence[Graded]) -> Metrics:
     >>> problem = Problem("2 + 3?", "#### 5", "5")
     >>> generation = Generation(prompt="2 + 3?", token_ids=(5, 0), text=" 5", finish_reason="stop")
     >>> metrics = compute_metrics([Graded(problem, generation, 0.0, 0.0, 0.0, lenient=1.0)])
-    >>> metrics.accuracy, metrics.accuracy_lenient, metrics.avg_gen_len, metrics.avg_gen_len_correct
-    (0.0, 1.0, 2.0, None)
+    >>> metrics.accuracy, metrics.accuracy_lenient, metrics.avg_gen_len
+    (0.0, 1.0, 2.0)
     """
     if not graded:
         raise DataError("there are no graded generations", "evaluate at least one problem")
@@ -80,7 +80,7 @@ def compute_metrics(graded: Sequence[Graded]) -> Metrics:
 
 
 def mean_token_entropy(graded: Sequence[Graded]) -> float | None:
-    """Average over tokens (not generations), in nats, or return None if a generation has no entropies."""
+    """Average over all tokens, in nats, or return None if entropies are missing."""
     recorded = [item.generation.entropies for item in graded]
     if None in recorded or not any(recorded):
         return None

@@ -14,10 +14,7 @@ OUTCOMES = {"R": "right", "F": "right, but not in the format", "C": "cut off by 
 
 
 def outcome(graded: Graded) -> str:
-    """Return the letter of a graded generation in `OUTCOMES`.
-
-    `F` is an answer that the lenient grader finds right, `C` one that was cut off and is not right either way.
-    """
+    """Return the letter of a graded generation in `OUTCOMES`."""
     if graded.reward > 0 or graded.lenient > 0:
         return "R" if graded.reward > 0 else "F"
     return "C" if graded.generation.finish_reason == "length" else "W"
@@ -29,11 +26,7 @@ def outcome_letters(graded: Sequence[Graded]) -> str:
 
 
 def is_correct(letters: str, lenient: bool = False) -> list[float]:
-    """Return 1.0 for each right problem (`lenient`: in any format), else 0.0.
-
-    >>> is_correct("RFCW"), is_correct("RFCW", lenient=True)
-    ([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0])
-    """
+    """Return 1.0 for each right problem (`lenient`: in any format), else 0.0."""
     return [float(letter in ("RF" if lenient else "R")) for letter in letters]
 
 

@@ -44,10 +44,7 @@ def validation_loss(model: PreTrainedModel, examples: Sequence[Example], *, batc
 def score_responses(
     model: PreTrainedModel, examples: Sequence[Example], *, batch_tokens: int = 4096
 ) -> list[ResponseScores]:
-    """Compute log-probabilities and entropies of every response, in the order given.
-
-    Every example needs at least one prompt token.
-    """
+    """Score responses that come after at least one prompt token each."""
     results: dict[int, ResponseScores] = {}
     for part, mask, values in _run(model, examples, batch_tokens, entropy=True):
         for row, index in enumerate(part):
@@ -57,7 +54,7 @@ def score_responses(
 
 
 def engine_gap(scores: Sequence[ResponseScores], generations: Sequence[Generation]) -> float | None:
-    """Average the difference of the engine's log-probabilities and the policy's, in nats a token.
+    """Average the difference of log-probabilities of engine and policy, in nats.
 
     Near 0 for an engine that holds the policy's weights (0.01 to 0.05 where one computes in bfloat16). None where the
     engine records no log-probabilities.

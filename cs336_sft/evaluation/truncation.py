@@ -50,9 +50,6 @@ def find_recorded_answer(text: str, token_ends: Sequence[int]) -> AnswerSpan | N
     """Find the first answer in a recorded generation.
 
     `token_ends` has the characters of the text that each token adds, as sweep records store them.
-
-    >>> find_recorded_answer("so\\n#### 18", [2, 1, 4, 1, 1, 1, 0])
-    AnswerSpan(start=2, end=6)
     """
     found = GSM8K_ANSWER.search(text, 0, cut_position(text))
     if found is None:
@@ -117,7 +114,7 @@ def rescore_at_limit(
 def rescore_in_context(
     graded: Sequence[Graded], max_model_len: int, tokenizer: PreTrainedTokenizerBase, reward_fn: RewardFn
 ) -> tuple[Graded, ...]:
-    """Grade generations as if prompt and output together had been clipped to `max_model_len` tokens.
+    """Grade generations as if the context had held `max_model_len` tokens.
 
     Raises ContextLengthError: a prompt that leaves no room for a token.
     """

@@ -105,11 +105,7 @@ def kept_metrics(kept: Sequence[Graded]) -> JSONDict:
 
 
 def has_flawed_step(text: str) -> bool:
-    """Return whether a calculation ``<<48/2=24>>`` of the text is wrong or unreadable.
-
-    >>> has_flawed_step("<<2*3=6>>6 <<6+1=7>>7\\n#### 7"), has_flawed_step("<<2*3=5>>5 <<5+2=7>>7\\n#### 7")
-    (False, True)
-    """
+    """Return whether a calculation ``<<48/2=24>>`` of the text is wrong or unreadable."""
     return any(check.status != "right" for check in check_annotations(text))
 
 

@@ -1,10 +1,8 @@
-"""Keep a run of expert iteration on disk: its identity, resuming, several processes, and its results.
+"""Keep a run of expert iteration on disk. Every process runs the same loop, the main one reads and writes these files:
 
 round-01/    graded.jsonl, all samples; selected.jsonl and plan.json, the training examples; sft/, their training
 rounds.jsonl, rounds.csv     one record per finished round; config.json: settings and inputs; rollouts/: the cache
 final/, result.json          the model and the test metrics, after the last round
-
-Every process of a launch runs the same loop; the main process alone reads and writes these files.
 """
 
 from __future__ import annotations

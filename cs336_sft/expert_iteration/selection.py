@@ -46,7 +46,7 @@ def questions_of_round(problems: Sequence[Problem], config: ExpertIterationConfi
 def selection_rewards(
     config: ExpertIterationConfig, graded: Sequence[Graded], grader: RewardFn | None = None
 ) -> list[float]:
-    """Return the rewards that decide what is kept: 0 for samples that the limit cut off."""
+    """Return the rewards that decide what is kept, 0 for what the limit cut off."""
     if grader is not None:
         rewards = [float(grader(item.generation.text, item.problem.final)["reward"]) for item in graded]
     else:
@@ -58,7 +58,7 @@ def selection_rewards(
 
 
 def flip_rewards(graded: Sequence[Graded], rewards: Sequence[float], error: float, seed: int) -> list[float]:
-    """Flip each reward with probability ``error``, by seed, question and sample number."""
+    """Flip each reward with probability ``error``, by seed, question and sample."""
 
     def uniform(item: Graded) -> float:
         name = f"{seed}/{question_key(item)}/{item.generation.sample}"
@@ -76,18 +76,18 @@ def select_samples(
     rewards: Sequence[float] | None = None,
     drop_duplicates: bool = True,
 ) -> list[Graded]:
-    """Keep the correct samples (reward above 0), in the order given.
+    """Keep the correct samples (reward above 0), in their order.
 
     Of equal texts of one question (blanks at both ends aside) the first stays; then at most ``max_per_question`` of a
     question, the first ones. ``rewards`` replaces each sample's own.
 
     >>> from cs336_sft.records import Generation
-    >>> problem = Problem("2 + 3?", "#### 5", "5", id="a")
-    >>> samples = [Generation("2 + 3?", (1,), text, "stop", sample=i) for i, text in enumerate(("5", "6", " 5", "3+2=5"))]
-    >>> graded = [Graded(problem, sample, 1.0, 1.0, float("5" in sample.text), 1.0) for sample in samples]
-    >>> [item.generation.sample for item in select_samples(graded)]
-    [0, 3]
-    """  # noqa: E501
+    >>> texts = {"5": 1.0, "6": 0.0, " 5": 1.0, "3 + 2 = 5": 1.0}
+    >>> samples = [(Generation("2 + 3?", (1,), text, "stop"), reward) for text, reward in texts.items()]
+    >>> graded = [Graded(Problem("2 + 3?", "#### 5", "5"), sample, 1.0, r, r, r) for sample, r in samples]
+    >>> [item.generation.text for item in select_samples(graded)]
+    ['5', '3 + 2 = 5']
+    """
     rewards = [item.reward for item in graded] if rewards is None else rewards
     correct = [item for item, reward in zip(graded, rewards, strict=True) if reward > 0]
     taken: Counter[str] = Counter()
@@ -155,9 +155,8 @@ def training_example(
 ) -> Example:
     """Turn a sample into a training example made of the ids that were sampled.
 
-    The text is not tokenized again: the model would be trained on tokens that it did not choose. ``append_eos`` adds
-    end-of-text to a sample that ended at a stop string (never to one that the limit cut off); ``add_format`` puts the
-    line ``#### N`` with the reference's number before it.
+    ``append_eos`` adds end-of-text to a sample that ended at a stop string (never to one that the limit cut off);
+    ``add_format`` puts the line ``#### N`` with the reference's number before it.
     """
     generation, eos = item.generation, tokenizer.eos_token_id
     ids = generation.token_ids

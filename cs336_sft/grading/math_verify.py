@@ -60,7 +60,6 @@ class MathVerifier:
         process = self._process or self._start()
         request = json.dumps({"answer": answer, "truth": truth}) + "\n"
         try:
-            assert process.stdin is not None
             process.stdin.write(request.encode())
             process.stdin.flush()
             reply = self._read_line(process, self.time_limit)
@@ -91,7 +90,6 @@ class MathVerifier:
 
     def _read_line(self, process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
         """Read a line of output: b"" if the process ended, None if its time was up."""
-        assert process.stdout is not None
         start = time.monotonic()
         timer = threading.Timer(seconds, process.kill)
         timer.start()

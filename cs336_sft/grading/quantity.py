@@ -36,8 +36,6 @@ def find_quantity(side: str) -> tuple[Fraction, str, str] | None:
 
     Raises Refusal: there are digits, but not exactly one number.
 
-    >>> find_quantity("about $3 1/4 a day")
-    (Fraction(13, 4), 'about $', ' a day')
     """
     start = _START.search(side)
     if start is None:

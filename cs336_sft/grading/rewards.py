@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any, NamedTuple
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.grading.answer_span import STYLES, Span, find_span
+from cs336_sft.grading.answer_span import STYLES, find_span
 from cs336_sft.grading.ground_truth import GroundTruth, read_truth, split_truth
 from cs336_sft.grading.math_verify import MathVerifier
 from cs336_sft.grading.number import read_number
@@ -25,6 +25,7 @@ _MISSING = {
     "r1_zero": "no complete <answer>…</answer> after </think>",
     "question_only": "no complete \\boxed{…}",
 }
+_GLUED = "a sign or digit stands outside the box"
 
 
 class Reading(NamedTuple):
@@ -47,22 +48,16 @@ def read_answer(response: str, style: Style = "gsm8k", *, strict: bool = True, f
     >>> reading.value, reading.text, reading.reason
     (18, ' $18 a day', 'one number')
     """
-    text, has_format, span = _find(response, style, strict, first)
-    if span is None:
-        return Reading(style, has_format, "", -1, -1, None, _MISSING[style], len(text))
-    inner = text[span.start : span.end]
-    value, reason = (None, "a sign or digit stands outside the box") if span.glued else read_number(inner)
-    return Reading(style, True, inner, span.start, span.end, value, reason, len(text))
-
-
-def _find(response: str, style: Style, strict: bool, first: bool) -> tuple[str, bool, Span | None]:
-    """Return the graded part of a response, its format and its answer's span."""
     text = response[: cut_position(response)]
     span = find_span(text, style, first)
+    has_format = span is not None
     if strict and style == "r1_zero":
         has_format = "</think> <answer>" in text and "</answer>" in text
-        return text, has_format, span if has_format else None
-    return text, span is not None, span
+    if span is None or not has_format:
+        return Reading(style, has_format, "", -1, -1, None, _MISSING[style], len(text))
+    inner = text[span.start : span.end]
+    value, reason = (None, _GLUED) if span.glued else read_number(inner)
+    return Reading(style, True, inner, span.start, span.end, value, reason, len(text))
 
 
 def detect_style(response: str) -> Style | None:
@@ -70,9 +65,6 @@ def detect_style(response: str) -> Style | None:
 
     That is the first style with a readable number, else the first complete one. Tags come first, then ``####``, then
     boxes, since a box may also be part of the other two.
-
-    >>> detect_style("9 * 2 = \\\\boxed{18}\\n#### 18")
-    'gsm8k'
     """
     readings = [read_answer(response, style, strict=False) for style in ("r1_zero", "gsm8k", "question_only")]
     readable = [reading.style for reading in readings if reading.value is not None]
@@ -100,15 +92,11 @@ def grade_response(
     {'format_reward': 1.0, 'answer_reward': 1.0, 'reward': 1.0}
     """
     values, expressions = (read_truth(ground_truth), []) if math is None else split_truth(ground_truth)
-    text, has_format, span = _find(response, style, strict, first)
-    right = False
-    if span is not None and not span.glued:
-        answer = text[span.start : span.end]
-        value = read_number(answer).value
-        right = value is not None and value in values
-        if math is not None and not right:
-            right = any(math.compare(answer.strip(), expression).equal for expression in expressions)
-    return {"format_reward": float(has_format), "answer_reward": float(right), "reward": float(right)}
+    reading = read_answer(response, style, strict=strict, first=first)
+    right = reading.value is not None and reading.value in values
+    if math is not None and not right and reading.text and reading.reason != _GLUED:
+        right = any(math.compare(reading.text.strip(), expression).equal for expression in expressions)
+    return {"format_reward": float(reading.format), "answer_reward": float(right), "reward": float(right)}
 
 
 def gsm8k_reward_fn(response: str, ground_truth: GroundTruth, fast: bool = True) -> dict[str, float]:

@@ -32,8 +32,6 @@ def selection_bias(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: in
 
     It is the winner's mean in the draw minus its mean over all problems.
 
-    >>> selection_bias({"a": [1, 0] * 50, "b": [0, 1] * 50}, n=16) > 0.05
-    True
     """
     means = _resampled_means(outcomes, n, draws, seed)
     truth = np.array([np.mean(values) for values in outcomes.values()])
@@ -42,7 +40,7 @@ def selection_bias(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: in
 
 @dataclass(frozen=True)
 class Fall:
-    """The difference between a run's highest evaluation and its last; see `fall_from_peak`."""
+    """The difference between a run's highest evaluation and its last."""
 
     peak: int  # step of the highest accuracy on all problems; of equal ones the earliest
     seen: float  # last accuracy minus the highest, as read off the curve; at most 0
@@ -51,7 +49,6 @@ class Fall:
 
     @property
     def selection_bias(self) -> float:
-        """Return the part of `seen` that comes from taking the highest of noisy numbers."""
         return self.seen - self.measured
 
 
@@ -88,7 +85,6 @@ def fall_from_peak(evaluations: Mapping[int, str], *, lenient: bool = False) -> 
 
 
 def _resampled_means(outcomes: Mapping[str, Sequence[float]], n: int, draws: int, seed: int) -> np.ndarray:
-    """Compute each candidate's mean on each drawn sample, [draws, candidates]."""
     sizes = {len(values) for values in outcomes.values()}
     if len(sizes) != 1 or 0 in sizes or n < 1:
         problem = f"candidates with {sorted(sizes)} outcomes, {n} to draw"

@@ -31,13 +31,11 @@ class Calculation:
 
 
 def calculations(problems: Sequence[Problem]) -> list[Calculation]:
-    """Pose each calculation of the reference answers (`<<48/2=24>>`), after the lines before it.
+    """Pose each calculation `<<48/2=24>>` of the answers, after the lines before it.
 
     >>> problem = Problem("How many?", "He has 2*3 = <<2*3=6>>6. He gets 6+1 = <<6+1=7>>7.\\n#### 7", "7")
-    >>> for task in calculations([problem]):
-    ...     print(repr(task.prompt), task.result)
-    'Q: How many?\\nA: 2*3 =' 6
-    'Q: How many?\\nA: 2*3 = 6\\n6+1 =' 7
+    >>> [task.prompt for task in calculations([problem])]
+    ['Q: How many?\\nA: 2*3 =', 'Q: How many?\\nA: 2*3 = 6\\n6+1 =']
     """
     tasks = []
     for problem in problems:
@@ -50,7 +48,7 @@ def calculations(problems: Sequence[Problem]) -> list[Calculation]:
 
 
 def score_calculations(sampler: Sampler, tasks: Sequence[Calculation]) -> list[float]:
-    """Return 1.0 for each calculation that the model completes rightly (greedily), else 0.0."""
+    """Return 1.0 for each calculation that the model completes rightly, else 0.0."""
     if not tasks:
         raise DataError("there are no calculations", "give problems whose answers have annotations <<48/2=24>>")
     answers = sampler.generate([task.prompt for task in tasks], SamplingConfig(max_new_tokens=_NEW_TOKENS))

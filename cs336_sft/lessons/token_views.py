@@ -59,7 +59,7 @@ class Rendering:
 
 
 def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Decode each id by itself, with blanks made visible (`·`, `↵`) and end-of-text as `<eos>`."""
+    """Decode each id by itself, with blanks made visible and end-of-text as `<eos>`."""
     texts = []
     for index in ids:
         text = "<eos>" if index == tokenizer.eos_token_id else tokenizer.decode([int(index)])
@@ -102,10 +102,6 @@ def tokens_html(views: Sequence[TokenView]) -> Rendering:
     """Show a sequence as coloured text, with a dashed frame around mistakes.
 
     In plain text brackets mean supervised, parentheses padding, and `!` a mistake.
-
-    >>> view = TokenView("<<2", "prompt", supervised=True)
-    >>> tokens_html([view]), "&lt;&lt;2" in tokens_html([view]).html
-    (![<<2], True)
     """
     spans = []
     for position, view in enumerate(views):
@@ -122,12 +118,7 @@ def tokens_html(views: Sequence[TokenView]) -> Rendering:
 
 
 def side_by_side(columns: Mapping[str, str]) -> Rendering:
-    """Show texts in columns under their titles (plain text: one below the other).
-
-    >>> side_by_side({"base": "5 < 6"})
-    --- base ---
-    5 < 6
-    """
+    """Show texts in columns under their titles (plain text: one below the other)."""
     cell = "text-align:left;vertical-align:top;border:1px solid #ccc;padding:6px"
     heads = "".join(f'<th style="{cell}">{escape(title)}</th>' for title in columns)
     pre = "white-space:pre-wrap;font-family:monospace"

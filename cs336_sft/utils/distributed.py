@@ -61,11 +61,7 @@ def own_device() -> torch.device:
 
 
 def gather(value: Any) -> list[Any]:
-    """Collect one value of each process, in order of rank, in every process.
-
-    >>> gather(5)
-    [5]
-    """
+    """Collect one value of each process, in order of rank, in every process."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()

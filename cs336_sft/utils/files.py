@@ -73,7 +73,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def parse_json(content: bytes | str, where: str, error: ErrorType = DataError, remedy: str = "correct it") -> JSONDict:
-    """Parse one JSON object, with or without a byte-order mark, or raise an `error` that begins with `where`."""
+    """Parse one JSON object, or raise an `error` that begins with `where`."""
     try:
         # "surrogatepass": Python writes half of a surrogate pair so, and generated text may hold one.
         text = content if isinstance(content, str) else content.decode("utf-8", "surrogatepass")
@@ -153,11 +153,7 @@ class JsonLines:
 
 
 def plain(row: Mapping[str, Any]) -> JSONDict:
-    """Convert numpy's and torch's scalars to numbers, nan and infinities to None.
-
-    >>> plain({"avg_gen_len_wrong": float("nan"), "n": 3})
-    {'avg_gen_len_wrong': None, 'n': 3}
-    """
+    """Convert numpy's and torch's scalars to numbers, nan and infinities to None."""
     values = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
