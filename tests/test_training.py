@@ -451,6 +451,10 @@ def test_nan_stops_the_run_and_names_the_examples(make_model, tokenizer, example
     assert [record["step"] for record in load_result(tmp_path).metrics] == [1]
 
 
+def test_the_error_names_the_step_whose_weights_are_left():
+    assert "step 8: loss nan; the weights are those of step 7." in str(NonFiniteLossError(8, "loss nan"))
+
+
 # --- input ------------------------------------------------------------------------------------------------------------
 
 
