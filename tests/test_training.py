@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -139,8 +140,11 @@ def test_a_run_learns_and_leaves_everything_in_its_directory(make_model, tokeniz
 
     model = make_model()
     config = replace(QUIET, max_steps=None, epochs=6, learning_rate=3e-3, warmup=0.1, eval_every="log")
+    began = time.perf_counter()
     result = train_sft(model, tokenizer, examples, config, tmp_path / "run", evaluator=checksum(model))
     metrics = result.metrics_frame()
+    assert 0 < metrics.seconds.sum() + result.evaluations_frame().seconds.sum() <= time.perf_counter() - began
+    assert metrics.tokens_per_second.to_list() == pytest.approx((metrics.tokens / metrics.seconds).to_list())
     assert metrics.loss.iloc[-3:].mean() < 0.6 * metrics.loss.iloc[:3].mean()
     assert (result.steps, result.interrupted, list(metrics.index)) == (18, False, list(range(1, 19)))
     assert list(result.evaluations_frame().index) == [0, 1, 2, 4, 8, 16, 18]
