@@ -107,11 +107,43 @@ def paired_difference_interval(first: Sequence[float], second: Sequence[float]) 
         problem = f"a paired difference of {len(first)} and {len(second)} outcomes"
         raise DataError(problem, "give one outcome for each problem, for the same problems in the same order")
     differences = [b - a for a, b in zip(first, second, strict=True)]
-    # Half an observation each of +1 and -1, and two halves of 0: two observations more, 1 more in the sum of squares.
-    n, value = len(differences) + 2, fmean(differences)
-    centre = math.fsum(differences) / n
-    half = _Z * math.sqrt(((math.fsum(d * d for d in differences) + 1) / n - centre * centre) / n)
+    value, (centre, variance_of_mean) = fmean(differences), _agresti_min(differences)
+    half = _Z * math.sqrt(variance_of_mean)
     return Interval(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+
+
+def _agresti_min(differences: Sequence[float]) -> tuple[float, float]:
+    """Return centre and variance of a mean difference, a little smoothed."""
+    # Half an observation each of +1 and -1, and two halves of 0: two observations more, 1 more in the sum of squares.
+    n = len(differences) + 2
+    centre = math.fsum(differences) / n
+    return centre, ((math.fsum(d * d for d in differences) + 1) / n - centre * centre) / n
+
+
+def paired_difference_over_seeds(first: Sequence[Sequence[float]], second: Sequence[Sequence[float]]) -> Interval:
+    """Compute the interval of `mean(second) - mean(first)` over seeds and problems.
+
+    Both have one sequence of outcomes (0..1) a seed, on the same problems. The variances of the problems' and of the
+    seeds' mean differences add up, which is cautious; Student's t has Satterthwaite's degrees of freedom. One seed
+    gives `paired_difference_interval`. Raises DataError: no seed, or different numbers of seeds or problems.
+
+    >>> before, after = [[1, 0, 0, 1] * 25] * 3, [[1, 1, 0, 1] * 25, [1, 1, 1, 1] * 25, [1, 1, 0, 1] * 25]
+    >>> print(paired_difference_over_seeds(before, after))
+    0.333 [0.037, 0.630]
+    """
+    if not first or len({len(first), len(second)}) > 1 or len(set(map(len, (*first, *second)))) > 1:
+        raise DataError("seeds with different numbers of outcomes", "give all seeds the same problems, in both")
+    by_seed = [[b - a for a, b in zip(*pair, strict=True)] for pair in zip(first, second, strict=True)]
+    by_problem = [fmean(column) for column in zip(*by_seed, strict=True)]
+    if len(by_seed) == 1 or not by_problem:
+        return paired_difference_interval(first[0], second[0])
+    of_problems = _agresti_min(by_problem)[1]
+    of_seeds = variance(map(fmean, by_seed)) / len(by_seed)
+    total = of_problems + of_seeds
+    degrees = total**2 / (of_problems**2 / (len(by_problem) + 1) + of_seeds**2 / (len(by_seed) - 1))
+    half = student_t_quantile(CONFIDENCE, int(degrees)) * math.sqrt(total)
+    value = fmean(by_problem)
+    return Interval(value, max(-1.0, value - half), min(1.0, value + half))
 
 
 def difference_interval(first: Interval, second: Interval) -> Interval:
