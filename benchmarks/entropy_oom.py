@@ -38,8 +38,13 @@ import torch  # noqa: E402
 
 from cs336_sft.model.logprob_variants import naive_line_by_line  # noqa: E402
 from cs336_sft.model.memory_estimate import StepSetup, estimate_memory, format_bytes  # noqa: E402
-from cs336_sft.model.memory_measurement import build_model, loss_and_entropy, measure_memory, measured  # noqa: E402
-from cs336_sft.model.memory_tracker import MemoryLimitError  # noqa: E402
+from cs336_sft.model.memory_measurement import (  # noqa: E402
+    MemoryLimitError,
+    build_model,
+    loss_and_entropy,
+    measure_memory,
+    measured,
+)
 from cs336_sft.model.shape import ModelShape, known_shape  # noqa: E402
 
 SMALL = ModelShape("small", 64, 192, 2, 4, 2, 16, 20_000, True, qkv_bias=True)

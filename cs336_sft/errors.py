@@ -40,19 +40,11 @@ class StaleEngineError(CourseError):
 
 
 class EngineDiedError(CourseError):
-    """The generation engine failed in the middle of a batch.
-
-    Attributes:
-        generations: one list a prompt, as `Sampler.generate` returns them; None where a sample was not finished.
-
-    >>> error = EngineDiedError("the engine died", "start it again", [["done", None], [None, None]])
-    >>> error.finished
-    1
-    """
+    """The generation engine failed in the middle of a batch."""
 
     def __init__(self, problem: str, remedy: str, generations: list[list]) -> None:
         super().__init__(problem, remedy)
-        self.generations = generations
+        self.generations = generations  # as `Sampler.generate` returns them; None where a sample was not finished
 
     def add_remedy(self, text: str) -> None:
         """Add to the remedy, in the message too."""
@@ -66,12 +58,8 @@ class EngineDiedError(CourseError):
 
 
 class RewardFunctionError(CourseError):
-    """A reward function that failed on a response. All generations are kept.
-
-    Attributes:
-        ungraded: a (problem, generation) pair for each generation.
-    """
+    """A reward function that failed on a response. All generations are kept."""
 
     def __init__(self, problem: str, remedy: str, ungraded: list[tuple]) -> None:
         super().__init__(problem, remedy)
-        self.ungraded = ungraded
+        self.ungraded = ungraded  # a (problem, generation) pair for each generation

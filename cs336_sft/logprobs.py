@@ -1,8 +1,7 @@
 """Log-probabilities of the labels and entropies of the next-token distributions, both in nats.
 
-The plain way makes ``[B, T, V]`` logits and their log-softmax. ``get_response_log_probs`` makes neither: it goes from
-the hidden states to one number for each position, a few hundred rows at a time (see ``model/chunked_head``), with
-logits in float32. In bfloat16, with 8 bits of mantissa, a log-probability near -20 would be off by up to 0.06.
+Logits are computed in float32. In bfloat16, with 8 bits of mantissa, a log-probability near -20 would be off by up to
+0.06.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ def compute_entropy(logits: torch.Tensor) -> torch.Tensor:
     """Compute the entropy of each row of logits, ``-sum_v p_v log p_v`` (CS336).
 
     ``logits`` is ``[..., V]``; the result ``[...]`` in nats, float32 or wider, differentiable. A few rows are
-    computed at a time, so no softmax of the logits' size is made. Logits of any finite size are safe; -inf (a forbidden
-    token) has probability 0 and adds 0, also to the gradient ``-p_v (log p_v + entropy)``. All -inf gives nan.
+    computed at a time, so no softmax of the logits' size is made. A logit of -inf (a forbidden token) has probability 0
+    and adds 0, also to the gradient ``-p_v (log p_v + entropy)``. All -inf gives nan.
 
     >>> compute_entropy(torch.tensor([[0.0, 0.0], [1e4, -1e4], [3.0, float("-inf")]]))
     tensor([0.6931, 0.0000, 0.0000])
@@ -48,21 +47,15 @@ def get_response_log_probs(
     All tensors are ``[B, T]``. ``log_probs`` is in nats and differentiable once; ``token_entropy``, if asked for, has
     no graph. ``attention_mask`` is needed only for padding on the left. With a ``response_mask`` the output head runs
     on its positions only, and the others get 0. The ``[B, T, V]`` logits are never made, unless the model names no
-    output head (not a Hugging Face one).
-
-    Raises:
-        ConfigError: the shapes differ, or the model changes its logits in an unknown way.
+    output head (not a Hugging Face one). Raises ConfigError: the shapes differ, or unknown changes of the logits.
 
     >>> from types import SimpleNamespace
     >>> def model(input_ids):  # knows two tokens, and the second is three times as likely
     ...     logits = torch.tensor([1.0, 3.0]).log().expand(*input_ids.shape, 2)
     ...     return SimpleNamespace(logits=logits)
     >>> ids = torch.tensor([[0, 1, 1]])
-    >>> result = get_response_log_probs(model, ids[:, :-1], ids[:, 1:], return_token_entropy=True)
-    >>> result["log_probs"].exp()
+    >>> get_response_log_probs(model, ids[:, :-1], ids[:, 1:])["log_probs"].exp()
     tensor([[0.7500, 0.7500]])
-    >>> result["token_entropy"]
-    tensor([[0.5623, 0.5623]])
     """
     for name, tensor in (("labels", labels), ("response_mask", response_mask)):
         if tensor is not None and tensor.shape != input_ids.shape:
@@ -94,10 +87,7 @@ def chunked_log_probs(
 
     ``hidden`` is ``[..., H]``, ``head_weight`` ``[V, H]``, ``labels`` ``[...]``; results are ``[...]`` in nats, the
     entropies without a graph. ``checkpoint`` drops a chunk's logits after its forward pass and makes them again in the
-    backward pass. ``get_response_log_probs`` is the version to use.
-
-    Raises:
-        ConfigError: ``chunk_size`` is below 1, or the shapes do not match.
+    backward pass. Raises ConfigError: ``chunk_size`` is below 1, or the shapes do not match.
 
     >>> hidden, weight = torch.eye(3), torch.zeros(8, 3)
     >>> chunked_log_probs(hidden, weight, torch.tensor([0, 5, 7]), chunk_size=2)["log_probs"].exp()

@@ -1,14 +1,7 @@
 """The masked loss: as the CS336 handout normalises it, and as the course trains.
 
-The two differ in the weight of one token. Take two responses of 2 and 8 tokens, in one microbatch each:
-
-* ``sft_microbatch_train_step`` (handout) sums over each response, then averages over the microbatch's sequences and
-  over the microbatches. With ``normalize_constant=1`` every token weighs 1/2: the gradient grows with the length.
-* Dividing each microbatch by its own number of tokens, a common mistake, gives a token of the first response the
-  weight 1/2 * 1/2 = 1/4 and one of the second 1/2 * 1/8 = 1/16. The gradient depends on how the batch was cut.
-* ``token_mean_loss`` (the course) divides by the 10 target tokens of the whole optimizer step: every token weighs 1/10,
-  however the step is cut into microbatches. ``plain_sft_loss`` applies it to a model; ``sft_loss``, which trains, is
-  the same number with the same gradient in less time and memory.
+The two differ in the weight of one token. Of two responses of 2 and 8 tokens, in one microbatch each, the handout's
+``sft_microbatch_train_step`` gives every token the weight 1/2, ``token_mean_loss`` 1/10, however the step is cut.
 """
 
 from __future__ import annotations
@@ -28,9 +21,7 @@ def masked_normalize(
     """Sum the unmasked elements along ``dim`` and divide by a constant (CS336).
 
     ``mask`` has the tensor's shape, bool or 0/1. ``dim=None`` sums over everything. Fully masked gives 0, gradient 0.
-
-    Raises:
-        ConfigError: the shapes differ.
+    Raises ConfigError: the shapes differ.
 
     >>> masked_normalize(torch.tensor([[1.0, 2.0], [3.0, float("nan")]]), torch.tensor([[1, 1], [1, 0]]), 2.0, dim=1)
     tensor([1.5000, 1.5000])
@@ -43,9 +34,7 @@ def masked_mean(tensor: torch.Tensor, mask: torch.Tensor, dim: int | None = None
 
     Fully masked gives nan, as sum / count does, with gradient 0. In a loss, where such a row should weigh nothing, use
     ``masked_normalize``.
-
-    Raises:
-        ConfigError: the shapes differ.
+    Raises ConfigError: the shapes differ.
 
     >>> masked_mean(torch.tensor([[1.0, 3.0], [5.0, 7.0]]), torch.tensor([[1, 1], [0, 0]]), dim=1)
     tensor([2., nan])
@@ -64,17 +53,13 @@ def sft_microbatch_train_step(
     ``loss = mean_b(-sum_t mask[b, t] * log_probs[b, t] / normalize_constant) / gradient_accumulation_steps``
 
     Returns ``(loss, metadata)``: the detached scalar, ``response_tokens`` and their ``mean_token_nll`` in nats.
-
-    Raises:
-        ConfigError: the shapes differ or are not ``[B, T]``, or a divisor is not positive.
+    Raises ConfigError: the shapes differ or are not ``[B, T]``, or a divisor is not positive.
 
     >>> log_probs = torch.tensor([[-1.0, -2.0, -9.0], [-3.0, -9.0, -9.0]], requires_grad=True)
     >>> mask = torch.tensor([[True, True, False], [True, False, False]])
     >>> loss, metadata = sft_microbatch_train_step(log_probs, mask, gradient_accumulation_steps=2)
     >>> loss.item(), metadata["mean_token_nll"].item()  # ((1 + 2) + 3) / 2 / 2, and (1 + 2 + 3) / 3
     (1.5, 2.0)
-    >>> log_probs.grad[mask], log_probs.grad[~mask].any().item()
-    (tensor([-0.2500, -0.2500, -0.2500]), False)
     """
     if policy_log_probs.dim() != 2:
         raise ConfigError(f"policy_log_probs has shape {tuple(policy_log_probs.shape)}", "give [batch, time]")
@@ -100,9 +85,7 @@ def token_mean_loss(
     The divisor counts the target tokens of the whole optimizer step, over all its microbatches (and processes). The
     microbatches' losses then add up to the step's mean NLL per token, and their gradients to that of one big batch.
     So call ``backward`` without dividing by the number of microbatches. Shapes ``[B, T]``; a scalar in nats.
-
-    Raises:
-        ConfigError: the shapes differ, or the total is below 1.
+    Raises ConfigError: the shapes differ, or the total is below 1.
 
     >>> short, long = torch.full((1, 2), -3.0), torch.full((1, 8), -0.5)
     >>> losses = [token_mean_loss(x, torch.ones_like(x), total_target_tokens=10) for x in (short, long)]
@@ -110,9 +93,8 @@ def token_mean_loss(
     1.0
     """
     if total_target_tokens < 1:
-        raise ConfigError(
-            f"total_target_tokens is {int(total_target_tokens)}", "skip an optimizer step that has no target token"
-        )
+        problem = f"total_target_tokens is {int(total_target_tokens)}"
+        raise ConfigError(problem, "skip an optimizer step that has no target token")
     return masked_normalize(-log_probs, response_mask, total_target_tokens)
 
 
@@ -146,7 +128,6 @@ def sft_loss(model: torch.nn.Module, batch: Batch, divisor: float) -> tuple[torc
 def _mask_out(tensor: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     # Broadcasting would hide a mask that was not shifted or sliced along with the labels.
     if tensor.shape != mask.shape:
-        raise ConfigError(
-            f"the mask has shape {tuple(mask.shape)}, the tensor {tuple(tensor.shape)}", "give both the same shape"
-        )
+        shapes = f"the mask has shape {tuple(mask.shape)}, the tensor {tuple(tensor.shape)}"
+        raise ConfigError(shapes, "give both the same shape")
     return torch.where(mask.bool(), tensor, 0.0)  # not `mask * tensor`: nan * 0 is nan

@@ -32,14 +32,6 @@ def _reasoning(problem: Problem) -> str:
 class PromptTemplate:
     """A prompt, and the response that supervised fine-tuning aims at.
 
-    Attributes:
-        name: any name; ``get_template`` knows those of this module.
-        text: the prompt, with ``{question}`` where the question goes.
-        respond: the target text for a problem. It begins with a space where the prompt ends in a word, as a
-            byte-pair tokenizer expects in running text (" Natalia" is one token, "Natalia" is not).
-        style: which grader reads the responses.
-        stop: strings at which generation may end (part of the response).
-
     >>> problem = Problem("How many?", "2+3 = <<2+3=5>>5\\n#### 5", "5")
     >>> get_template("gsm8k").prompt(problem)[-29:]
     '\\n\\nQuestion: How many?\\nAnswer:'
@@ -48,16 +40,17 @@ class PromptTemplate:
     """
 
     name: str
-    text: str
+    text: str  # the prompt, with {question} where the question goes
+    # The target text. It begins with a space where the prompt ends in a word, as byte-pair tokenizers expect
+    # (" Natalia" is one token, "Natalia" is not).
     respond: Callable[[Problem], str]
-    style: Style
-    stop: tuple[str, ...] = ()
+    style: Style  # which grader reads the responses
+    stop: tuple[str, ...] = ()  # strings at which generation may end (part of the response)
 
     def __post_init__(self) -> None:
         if "{question}" not in self.text:
-            raise ConfigError(
-                f"the text of template {self.name!r} has no {{question}}", "put it where the question goes"
-            )
+            problem = f"the text of template {self.name!r} has no {{question}}"
+            raise ConfigError(problem, "put it where the question goes")
 
     def prompt(self, problem: Problem | str) -> str:
         """Return the text to continue, for a problem or a question."""

@@ -19,74 +19,41 @@ FinishReason = Literal["stop", "length"]
 class Problem:
     """One word problem in GSM8K's form.
 
-    Attributes:
-        question: the text of the question.
-        answer: the reference answer: reasoning with calculator annotations ``<<48/2=24>>``, last line ``#### N``.
-        final: the final answer as a plain decimal string, without thousands separators (``"1080"``).
-        id: stable between runs (``"gsm8k/train/17"``).
-        template: the situation template of a generated problem, empty for GSM8K.
-
     >>> Problem("2 + 3?", "2+3 = <<2+3=5>>5\\n#### 5", "5").final
     '5'
     """
 
     question: str
-    answer: str
-    final: str
-    id: str = ""
-    template: str = ""
+    answer: str  # the reference answer: reasoning with calculator annotations `<<48/2=24>>`, last line `#### N`
+    final: str  # the final answer as a plain decimal string, without thousands separators: "1080"
+    id: str = ""  # stable between runs: "gsm8k/train/17"
+    template: str = ""  # the situation template of a generated problem, empty for GSM8K
 
 
 @dataclass(frozen=True)
 class Generation:
-    """One sampled continuation of a prompt.
-
-    Attributes:
-        prompt: the text that was continued.
-        token_ids: every generated id, with the end-of-text id if it was produced, without padding.
-        text: the decoded continuation, without the end-of-text token, cut at a stop string if there was one.
-        finish_reason: ``"stop"`` for an end-of-text token or a stop string, ``"length"`` for the limit.
-        stop_reason: the stop string that ended it; None for end-of-text and for the limit.
-        sample: number of this sample among those of its prompt, from 0.
-        logprobs: natural-log probability of each id under the model at temperature 1, or None if not asked for.
-        entropies: entropy in nats of the next-token distribution at each position at temperature 1, or None.
-
-    >>> Generation(prompt="Q", token_ids=(5, 0), text=" 5", finish_reason="stop").sample
-    0
-    """
+    """One sampled continuation of a prompt. Log-probabilities and entropies (nats) are at temperature 1, or None."""
 
     prompt: str
-    token_ids: tuple[int, ...]
-    text: str
-    finish_reason: FinishReason
-    stop_reason: str | None = None
-    sample: int = 0
-    logprobs: tuple[float, ...] | None = None
-    entropies: tuple[float, ...] | None = None
+    token_ids: tuple[int, ...]  # every generated id, with the end-of-text id if it was produced, without padding
+    text: str  # the decoded continuation, without the end-of-text token, cut at a stop string if there was one
+    finish_reason: FinishReason  # "stop" for an end-of-text token or a stop string, "length" for the limit
+    stop_reason: str | None = None  # the stop string that ended it; None for end-of-text and for the limit
+    sample: int = 0  # number of this sample among those of its prompt
+    logprobs: tuple[float, ...] | None = None  # of each id
+    entropies: tuple[float, ...] | None = None  # of the next-token distribution at each position
 
 
 @dataclass(frozen=True)
 class Graded:
-    """A generation, its problem and its rewards (0.0 or 1.0 each).
-
-    Attributes:
-        format_reward: the response has the structure that the prompt demands.
-        answer_reward: the answer in that structure equals the reference.
-        reward: ``format_reward * answer_reward``; ``accuracy`` is its mean.
-        lenient: any readable final answer equals the reference; ``accuracy_lenient`` is its mean.
-
-    >>> g = Generation(prompt="Q", token_ids=(5, 0), text=" 5", finish_reason="stop")
-    >>> problem = Problem("2 + 3?", "#### 5", "5")
-    >>> Graded(problem, g, format_reward=0.0, answer_reward=0.0, reward=0.0, lenient=1.0).lenient
-    1.0
-    """
+    """A generation, its problem and its rewards (0.0 or 1.0 each)."""
 
     problem: Problem
     generation: Generation
-    format_reward: float
-    answer_reward: float
-    reward: float
-    lenient: float
+    format_reward: float  # the response has the structure that the prompt demands
+    answer_reward: float  # the answer in that structure equals the reference
+    reward: float  # `format_reward * answer_reward`; `accuracy` is its mean
+    lenient: float  # any readable final answer equals the reference; `accuracy_lenient` is its mean
 
 
 @dataclass(frozen=True)
@@ -94,9 +61,6 @@ class Example:
     """One training sequence: the model sees both parts, the loss counts the response only.
 
     Ids rather than text, so that expert iteration trains on exactly the tokens that were sampled.
-
-    >>> Example(prompt_ids=(7, 8), response_ids=(9, 0)).response_ids
-    (9, 0)
     """
 
     prompt_ids: tuple[int, ...]
@@ -108,16 +72,9 @@ class Example:
 
 @dataclass(frozen=True)
 class Batch:
-    """Padded tensors of one microbatch, each of shape ``[B, T]``.
+    """Padded tensors of one microbatch, each of shape ``[B, T]``."""
 
-    Attributes:
-        input_ids: int64, the sequence without its last token.
-        labels: int64, the sequence without its first token: ``labels[b, t]`` is what position ``t`` must predict.
-        response_mask: bool, True where ``labels`` is a response token (end-of-text included, padding never).
-        attention_mask: bool, True on real tokens of ``input_ids``.
-    """
-
-    input_ids: torch.Tensor
-    labels: torch.Tensor
-    response_mask: torch.Tensor
-    attention_mask: torch.Tensor
+    input_ids: torch.Tensor  # int64, the sequence without its last token
+    labels: torch.Tensor  # int64, the sequence without its first token: what each position must predict
+    response_mask: torch.Tensor  # bool, True where the label is a response token (end-of-text included, padding never)
+    attention_mask: torch.Tensor  # bool, True on real tokens of `input_ids`

@@ -28,8 +28,7 @@ def tokenize_prompt_and_output(
     """Tokenize prompts and outputs apart, join, pad and shift them (CS336 handout).
 
     Returns ``input_ids`` and ``labels`` (int64) and ``response_mask`` (bool), each ``[B, T]`` with T one less than the
-    longest pair. A shorter row keeps its last token in ``input_ids``; its label there is padding, and masked out.
-    Nothing teaches the model to stop unless ``append_eos`` ends every output with the end-of-text id.
+    longest pair. Nothing teaches the model to stop unless ``append_eos`` ends every output with the end-of-text id.
     Raises ConfigError: lists of unequal length, a single string, no eos or pad id, or end-of-text written as text.
 
     >>> class Letters:  # a tokenizer: a = 1, b = 2, ...; pad and eos are both 0
@@ -51,8 +50,6 @@ def make_examples(
     problems: Iterable[Problem], template: PromptTemplate, tokenizer: Tokenizer, *, append_eos: bool = True
 ) -> list[Example]:
     """Tokenize the template's prompt and response of every problem.
-
-    Without ``append_eos`` the model is never shown where to stop.
 
     >>> from cs336_sft.prompts import get_template
     >>> class Letters:
@@ -134,9 +131,6 @@ def count_targets(examples: Iterable[Example]) -> int:
     """Count the tokens of the loss, ``collate(...).response_mask.sum()``.
 
     All response tokens count, except the first one after an empty prompt: nothing predicts it.
-
-    >>> count_targets([Example((7, 8), (9, 0)), Example((), (9, 0))])
-    3
     """
     return sum(len(example.response_ids) if example.prompt_ids else max(len(example) - 1, 0) for example in examples)
 

@@ -34,7 +34,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cs336_sft.experiments.ei_config import ExpertIterationRunConfig, make_ei_config
+from cs336_sft.experiments.config import ExpertIterationRunConfig, make_ei_config
 from cs336_sft.experiments.ei_record import EIRecord, read_ei_record
 from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.experiments.record import write_json_compact

@@ -178,7 +178,6 @@ COMMANDS = (
     Bad("check ex99", "no exercise is called 'ex99'"),
     Bad("check ex03 --file nowhere.py", "nowhere.py: no such file"),
     Bad("check --file mine.py", "--file without an exercise"),
-    usage("check ex03 --seconds 0", "argument --seconds"),
     usage("hint ex03 4", "invalid choice: 4"),
     Bad("reset ex03 --file strangers --yes", "strangers is a folder"),
 )

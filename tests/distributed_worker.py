@@ -24,8 +24,7 @@ from cs336_sft.expert_iteration.config import ExpertIterationConfig
 from cs336_sft.expert_iteration.loop import expert_iteration
 from cs336_sft.expert_iteration.run_folder import ExpertIterationResult
 from cs336_sft.generation.hf_sampler import HFSampler
-from cs336_sft.generation.sampler import SamplingConfig
-from cs336_sft.generation.shared_sampler import SharedSampler
+from cs336_sft.generation.sampler import SamplingConfig, SharedSampler
 from cs336_sft.grading import gsm8k_reward_fn
 from cs336_sft.model.loading import load_model_and_tokenizer
 from cs336_sft.prompts import get_template

@@ -16,7 +16,7 @@ from cs336_sft.logprobs import chunked_log_probs, get_response_log_probs
 from cs336_sft.losses import sft_loss
 from cs336_sft.model import chunked_head, triton_head
 from cs336_sft.model.chunked_head import UsedTwiceError, head_log_probs, one_pass_loss
-from cs336_sft.model.memory_tracker import MemoryTracker
+from cs336_sft.model.memory_measurement import MemoryTracker
 from cs336_sft.model.output_head import OutputHead
 from cs336_sft.model.products import add_product, product
 
@@ -371,15 +371,11 @@ def test_products_in_blocks_equal_those_in_one():
 # --- memory -----------------------------------------------------------------------------------------------------------
 
 
-def largest(tracker: MemoryTracker) -> int:
-    return max(allocation.nbytes for allocation in tracker.allocations)
-
-
 @pytest.mark.parametrize("kind", ["log_probs", "loss"])
 def test_the_logits_of_more_than_a_chunk_never_exist(kind):
     case = problem(256, 4, 1000, dtype=torch.float32)
     chunk, full = 16 * 1000 * 4, 256 * 1000 * 4
-    with MemoryTracker("cpu", smallest=0) as tracker:
+    with MemoryTracker() as tracker:
         if kind == "log_probs":
             found, entropy = head_log_probs(case.hidden, case.head, case.labels, with_entropy=True, chunk_size=16)
             found.sum().backward()
@@ -389,8 +385,8 @@ def test_the_logits_of_more_than_a_chunk_never_exist(kind):
             )
             loss.backward()
     gradients = case.hidden.grad.nbytes + case.head.module.weight.grad.nbytes
-    assert largest(tracker) <= chunk  # and the test looks: there were such chunks
-    assert largest(tracker) == chunk
+    assert tracker.largest <= chunk  # and the test looks: there were such chunks
+    assert tracker.largest == chunk
     assert tracker.peak - gradients < 4 * chunk < full / 3
 
 
@@ -401,15 +397,15 @@ def test_no_tensor_of_vocabulary_size_per_position_in_model_or_step(random_model
     vocabulary = random_model.config.vocab_size
     batch = collate([Example(tuple(range(1, 60)), tuple(range(60, 160)))] * 4, pad_id=0)
     full = batch.input_ids.numel() * vocabulary * 4
-    with MemoryTracker("cpu", smallest=0) as tracker:
+    with MemoryTracker() as tracker:
         found = get_response_log_probs(random_model, batch.input_ids, batch.labels, True)
         found["log_probs"].sum().backward()
         sft_loss(random_model, batch, 1.0)[0].backward()
-    assert largest(tracker) < full / 2
+    assert tracker.largest < full / 2
     random_model.zero_grad()
-    with MemoryTracker("cpu", smallest=0) as tracker:
+    with MemoryTracker() as tracker:
         random_model(batch.input_ids)
-    assert largest(tracker) >= full  # the model's own logits are what the tracker would have seen
+    assert tracker.largest >= full  # the model's own logits are what the tracker would have seen
 
 
 def test_only_the_positions_of_the_response_go_through_the_head(random_model, monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 from cs336_sft.cli import build_parser, main
 from cs336_sft.cli.config_options import given_fields
 from cs336_sft.data.gsm8k import write_problems
-from cs336_sft.experiments.ei_config import ExpertIterationRunConfig, make_ei_config
+from cs336_sft.experiments.config import ExpertIterationRunConfig, make_ei_config
 from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.experiments.run_expert_iteration import run_expert_iteration
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from torch import nn
 
-from cs336_sft.model.eval_mode import evaluation_mode
+from cs336_sft.model.loading import evaluation_mode
 
 
 def modes(model: nn.Module) -> list[bool]:

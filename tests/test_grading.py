@@ -10,7 +10,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from decimal import Decimal
 from fractions import Fraction
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,7 +18,6 @@ import pytest
 from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.grading import (
     STYLES,
-    check_truths,
     cut_position,
     detect_style,
     get_reward_fn,
@@ -189,7 +187,7 @@ def test_the_first_marker_can_be_read_in_place_of_the_last(response, last, first
     assert read_answer(response, "gsm8k", first=True).value == first
     for truth in (5, 7, 9, 12, 18, 84):
         assert gsm8k_reward_fn(response, truth)["reward"] == float(truth == last)
-        assert gsm8k_reward_fn(response, truth, first=True)["reward"] == float(truth == first)
+        assert grade_response(response, truth, "gsm8k", first=True)["reward"] == float(truth == first)
 
 
 class Sorted:
@@ -200,37 +198,26 @@ class Sorted:
 
 
 @pytest.mark.parametrize(
-    ("reward_fn", "wrap"),
-    [
-        (gsm8k_reward_fn, "#### {}"),
-        (r1_zero_reward_fn, "</think> <answer> {} </answer>"),
-        (question_only_reward_fn, "\\boxed{{{}}}"),
-    ],
+    ("style", "wrap"),
+    [("gsm8k", "#### {}"), ("r1_zero", "</think> <answer> {} </answer>"), ("question_only", "\\boxed{{{}}}")],
 )
-def test_every_reward_function_takes_a_verifier_for_expressions(reward_fn, wrap) -> None:
-    math = Sorted()
-    assert reward_fn(wrap.format("1+x"), "x+1", math=math) == RIGHT
-    assert reward_fn(wrap.format("1+x"), ["7", "\\boxed{x+1}"], math=math) == RIGHT
-    assert reward_fn(wrap.format("x+2"), "x+1", math=math) == WRONG
-    assert reward_fn("x+1", "x+1", math=math) == NOTHING
+def test_every_style_takes_a_verifier_for_expressions(style, wrap) -> None:
+    def graded(response: str, truth: object, math: Sorted | None = Sorted()) -> dict[str, float]:  # noqa: B008
+        return grade_response(response, truth, style, math=math)
+
+    assert graded(wrap.format("1+x"), "x+1") == RIGHT
+    assert graded(wrap.format("1+x"), ["7", "\\boxed{x+1}"]) == RIGHT
+    assert graded(wrap.format("x+2"), "x+1") == WRONG
+    assert graded("x+1", "x+1") == NOTHING
     # Numbers are compared exactly, never by the verifier.
-    assert reward_fn(wrap.format("81"), "18", math=math) == WRONG
-    assert reward_fn(wrap.format("18 apples"), "18", math=math) == RIGHT
+    assert graded(wrap.format("81"), "18") == WRONG
+    assert graded(wrap.format("18 apples"), "18") == RIGHT
     with pytest.raises(DataError, match=r"no number in the ground truth 'x\+1'.*math=MathVerifier\(\)"):
-        reward_fn(wrap.format("x+1"), "x+1")
+        graded(wrap.format("x+1"), "x+1", math=None)
 
 
 def test_what_stands_outside_a_box_belongs_to_an_expression_too() -> None:
     assert question_only_reward_fn("so -\\boxed{x+1}", "x+1", math=Sorted()) == WRONG
-
-
-def test_truths_are_checked_before_anything_is_generated() -> None:
-    check_truths(["18", 0.5, ["1", "2"]], gsm8k_reward_fn)
-    with pytest.raises(DataError, match="ground truth 2: no number in the ground truth 'x'"):
-        check_truths(["18", "19", "x"], r1_zero_reward_fn)
-    check_truths(["x"], partial(r1_zero_reward_fn, math=Sorted()))
-    with pytest.raises(DataError, match="ground truth 0: ZeroDivisionError"):
-        check_truths(["18"], lambda response, truth: {"reward": 1 / len(response)})
 
 
 def test_the_handouts_fast_argument_changes_nothing() -> None:

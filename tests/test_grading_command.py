@@ -87,17 +87,6 @@ def test_a_byte_order_mark_and_windows_line_ends_from_a_file_and_from_stdin(ends
     assert (from_file["n"], from_file["accuracy"]) == (5, 0.4)
 
 
-def test_strict_and_first_are_options(tmp_path, capsys):
-    path = tmp_path / "few.jsonl"
-    rows = [{"output": "#### 18\n#### 5 </think><answer>18</answer>", "answer": 18}]
-    path.write_text(json.dumps(rows[0]), encoding="utf-8")
-    for options, accuracy in ((), 0), (("--first",), 1), (("--style", "r1_zero"), 0), (
-        ("--style", "r1_zero", "--no-strict"), 1
-    ):  # fmt: skip
-        assert _run(path, "--json", *options) == 0
-        assert json.loads(capsys.readouterr().out)["accuracy"] == accuracy
-
-
 def test_a_missing_file(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert _run(tmp_path / "none.jsonl") == 2
     assert "none.jsonl" in capsys.readouterr().err

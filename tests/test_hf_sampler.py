@@ -290,19 +290,6 @@ def test_left_padding_of_models_with_absolute_positions(family, tokenizer, promp
             assert generation.token_ids == slow_reference(model, tokenizer, prompt, sampling, generation.sample)
 
 
-def test_a_model_on_the_cpu_beside_a_gpu_is_reported_once(random_model, tokenizer, monkeypatch, caplog) -> None:
-    sampler = HFSampler(random_model, tokenizer)
-    short = SamplingConfig(max_new_tokens=1)
-    sampler.generate(["Tom"], short)
-    assert not caplog.records or torch.cuda.is_available()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    sampler.generate(["Tom"], short)
-    sampler.generate(["Tom"], short)
-    assert [record.message for record in caplog.records if "on the CPU" in record.message] == [
-        "The model generates on the CPU, although there is a GPU: model.to('cuda') moves it there."
-    ]
-
-
 # The caller's model and tokenizer stay as they were, and their settings do not leak in
 
 

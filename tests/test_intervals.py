@@ -15,7 +15,6 @@ from cs336_sft.evaluation.intervals import (
     clustered_rate_interval,
     mean_interval,
     paired_difference_interval,
-    paired_difference_over_seeds,
     student_t_quantile,
     wilson_interval,
 )
@@ -135,50 +134,6 @@ def test_pairing_narrows() -> None:
     assert paired.high - paired.low < apart.high - apart.low
 
 
-def test_paired_difference_over_seeds_by_hand() -> None:
-    """Four problems, two seeds: differences (1, 0, 0, 0) and (1, 1, 0, 0)."""
-    before, after = [[0.0] * 4] * 2, [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0]]
-    interval = paired_difference_over_seeds(before, after)
-    # The problems' means are 1, 1/2, 0, 0; two observations are added, with 1 in the sum of squares.
-    of_problems = ((1 + 0.25 + 1) / 6 - (1.5 / 6) ** 2) / 6
-    of_seeds = ((0.25 - 0.375) ** 2 + (0.5 - 0.375) ** 2) / 1 / 2
-    degrees = (of_problems + of_seeds) ** 2 / (of_problems**2 / 5 + of_seeds**2 / 1)
-    assert int(degrees) == 5
-    half = 2.570582 * math.sqrt(of_problems + of_seeds)
-    assert interval.value == pytest.approx(0.375)
-    assert 0.375 + half > 1  # and no difference is larger than 1
-    assert (interval.low, interval.high) == pytest.approx((0.375 - half, 1.0), rel=1e-6)
-
-
-def test_one_seed_is_the_paired_difference() -> None:
-    before, after = [1.0, 0.0, 0.0, 1.0] * 8, [1.0, 1.0, 0.0, 0.0] * 8
-    assert paired_difference_over_seeds([before], [after]) == paired_difference_interval(before, after)
-
-
-@pytest.mark.parametrize("luck", [0.0, 0.04])
-def test_seeds_and_problems_are_both_samples(luck: float) -> None:
-    """Problems are easy or hard, a seed is better or worse: the other intervals forget one of the two."""
-    rng = random.Random(0)
-    both = problems_alone = 0
-    rounds, seeds, n, gain = 300, 3, 128, 0.1
-    for _ in range(rounds):
-        easy = [rng.random() for _ in range(n)]
-        sides = []
-        for bonus in (0.0, gain):
-            shifts = [rng.gauss(bonus, luck) for _ in range(seeds)]
-            # Of every problem, the outcome is right with a probability that the seed moves.
-            sides.append([[float(rng.random() < 0.15 + 0.6 * (e > 0.5) + shift) for e in easy] for shift in shifts])
-        interval = paired_difference_over_seeds(*sides)
-        both += interval.low <= gain <= interval.high
-        means = [[fmean(column) for column in zip(*side, strict=True)] for side in sides]
-        narrow = paired_difference_interval(*means)
-        problems_alone += narrow.low <= gain <= narrow.high
-    assert 0.93 < both / rounds <= 1
-    assert problems_alone < both
-    if luck:
-        assert problems_alone / rounds < 0.9
-
-
 @pytest.mark.parametrize(
     "call",
     [
@@ -189,10 +144,6 @@ def test_seeds_and_problems_are_both_samples(luck: float) -> None:
         lambda: mean_interval([1.0]),
         lambda: paired_difference_interval([], []),
         lambda: paired_difference_interval([1.0], [1.0, 0.0]),
-        lambda: paired_difference_over_seeds([], []),
-        lambda: paired_difference_over_seeds([[], []], [[], []]),
-        lambda: paired_difference_over_seeds([[1.0]], [[1.0], [1.0]]),
-        lambda: paired_difference_over_seeds([[1.0], [1.0]], [[1.0], [1.0, 0.0]]),
     ],
 )
 def test_nothing_to_measure_is_an_error(call) -> None:

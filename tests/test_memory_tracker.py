@@ -12,8 +12,13 @@ from hypothesis import strategies as st
 from cs336_sft.model import logprob_variants
 from cs336_sft.model.batch_size import Trial, find_batch_size, search_batch
 from cs336_sft.model.memory_estimate import StepSetup, estimate_memory
-from cs336_sft.model.memory_measurement import build_model, loss_and_entropy, measured
-from cs336_sft.model.memory_tracker import MemoryLimitError, MemoryTracker
+from cs336_sft.model.memory_measurement import (
+    MemoryLimitError,
+    MemoryTracker,
+    build_model,
+    loss_and_entropy,
+    measured,
+)
 from cs336_sft.model.shape import ModelShape
 
 SHAPE = ModelShape("small", 64, 192, 2, 4, 2, 16, 2000, True, qkv_bias=True)
@@ -89,8 +94,7 @@ def test_tracker_follows_views_in_place_operations_and_what_was_there_before() -
         tracker.reset_peak()
         assert tracker.peak == 4 * MIB
     assert view.shape == (MIB // 2, 2)
-    assert [a.nbytes for a in tracker.allocations] == [8 * MIB, 4 * MIB]
-    assert tracker.allocations[0].operation == "aten._to_copy"
+    assert tracker.largest == 8 * MIB
 
 
 def test_memory_of_other_devices_is_not_counted() -> None:
@@ -101,13 +105,11 @@ def test_memory_of_other_devices_is_not_counted() -> None:
 
 def test_limit_stops_and_names_the_allocation() -> None:
     x = torch.zeros(MIB)
-    with pytest.raises(MemoryLimitError, match="aten.exp tried to allocate 4.19 MB; 4.19 MB are live") as caught:
+    with pytest.raises(MemoryLimitError, match="aten.exp tried to allocate 4.19 MB; 4.19 MB are live"):
         with MemoryTracker(limit=6 * MIB) as tracker:
             y = x + 1
             y.exp()
-    error = caught.value
-    assert (error.asked, error.live, error.limit) == (4 * MIB, 4 * MIB, 6 * MIB)
-    del y, caught, error
+    del y
     gc.collect()
     assert tracker.live == 0
 

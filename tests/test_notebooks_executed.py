@@ -10,6 +10,8 @@ import pytest
 from nbformat import v4
 from notebook_guard import complaints, must_print
 
+from cs336_sft.exercises.registry import EXERCISES
+
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = (
     "00_start_here",
@@ -147,3 +149,9 @@ def test_guard_rejects_an_empty_notebook() -> None:
 )
 def test_what_has_to_print(source, expected) -> None:
     assert must_print(source) is expected
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.number)
+def test_the_lesson_of_an_exercise_names_it(exercise) -> None:
+    prose = "".join(cell.source for cell in read(exercise.notebook).cells)
+    assert exercise.number in prose and all(name in prose for name in exercise.functions)

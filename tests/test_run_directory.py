@@ -43,9 +43,9 @@ def test_the_lock_of_a_live_process_holds_and_that_of_a_killed_one_does_not(tmp_
     finally:
         os.kill(child.pid, signal.SIGKILL)
         child.wait()
-    assert (tmp_path / "run.owner.json").exists()  # it had no chance to tidy up
+    assert (tmp_path / "run.owner").exists()  # it had no chance to tidy up
     with RunDirectory(tmp_path).locked():
-        assert read_json(tmp_path / "run.owner.json")["pid"] == os.getpid()
+        assert f"process {os.getpid()} on" in (tmp_path / "run.owner").read_text()
 
 
 def test_a_directory_of_other_things_is_refused(tmp_path):

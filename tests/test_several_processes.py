@@ -24,8 +24,7 @@ from cs336_sft.data.gsm8k import write_problems
 from cs336_sft.errors import ConfigError
 from cs336_sft.evaluation.generations_file import read_generations
 from cs336_sft.expert_iteration.run_folder import load_expert_iteration
-from cs336_sft.generation.sampler import SamplingConfig
-from cs336_sft.generation.shared_sampler import SharedSampler
+from cs336_sft.generation.sampler import SamplingConfig, SharedSampler
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Generation
 from cs336_sft.tokenization import make_examples

@@ -21,6 +21,7 @@ from cs336_sft.errors import ConfigError, CourseError, DataError
 from cs336_sft.experiments.config import make_config, run_name
 from cs336_sft.experiments.grid import Grid, read_grid
 from cs336_sft.experiments.record import (
+    answer_positions,
     generations_path,
     read_recorded,
     read_sweep_record,
@@ -29,12 +30,14 @@ from cs336_sft.experiments.record import (
     sweep_frame,
     sweep_losses,
     thin,
+    token_ends,
     write_record,
 )
 from cs336_sft.experiments.summary import mean_curves, plot_curves, plot_sweep, summarise, table_rows, varied_settings
 from cs336_sft.experiments.sweep import run_sweep
 from cs336_sft.model.loading import load_tokenizer
 from cs336_sft.model.lora import AdapterConfig
+from cs336_sft.records import Generation, Graded, Problem
 from cs336_sft.training.config import SFTConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -478,9 +481,9 @@ def test_the_best_weights_are_those_measured_on_test(small_run, tmp_path, monkey
 def test_best_weights_survive_a_kill_at_any_moment(random_model, tmp_path, monkeypatch, killed_in) -> None:
     import torch
 
-    from cs336_sft.experiments import best_weights
+    from cs336_sft.experiments import run as sft_run
 
-    best = best_weights.BestWeights(tmp_path / "best", random_model)
+    best = sft_run.BestWeights(tmp_path / "best", random_model)
     best.offer(1, 0.5)
     first = sum(p.double().sum().item() for p in random_model.parameters())
     with torch.no_grad():
@@ -490,11 +493,11 @@ def test_best_weights_survive_a_kill_at_any_moment(random_model, tmp_path, monke
     def killed(*arguments, **options):
         raise KeyboardInterrupt
 
-    place = {"save_trained": best_weights.checkpoints, "write_json": best_weights, "unlink": Path}[killed_in]
+    place = {"save_trained": sft_run.checkpoints, "write_json": sft_run, "unlink": Path}[killed_in]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(place, killed_in, killed)
         best.offer(2, 0.6)
-    step = best_weights.BestWeights(tmp_path / "best", random_model).load()
+    step = sft_run.BestWeights(tmp_path / "best", random_model).load()
     assert step == (2 if killed_in == "unlink" else 1)
     now = sum(p.double().sum().item() for p in random_model.parameters())
     assert now == (second if step == 2 else first)
@@ -569,7 +572,7 @@ def recorded(small_run, tmp_path):
     folder = tmp_path / "sweep"
     run_sweep(grid, folder)
     path = tmp_path / "records" / "lr.json"
-    write_record(path, grid, folder, generations="first-seed")
+    write_record(path, grid, folder, generations=True)
     return grid, folder, path
 
 
@@ -619,6 +622,21 @@ def test_other_files_are_no_records(tmp_path) -> None:
         read_recorded(tmp_path / "nowhere.json")
     with pytest.raises(DataError, match="no finished run"):
         write_record(path, Grid(), tmp_path)
+
+
+class Bytes:
+    """A tokenizer whose tokens are bytes."""
+
+    def decode(self, ids, **settings) -> str:
+        return bytes(ids).decode(errors="replace")
+
+
+def test_positions_and_ends_are_counted_in_tokens() -> None:
+    texts = [b"9*2 = 18\n#### 18\n", b"It is 18."]
+    made = [Generation("?", tuple(text), text.decode(), "stop") for text in texts]
+    graded = [Graded(Problem("?", "#### 18", "18"), item, 0, 0, 0, 0) for item in made]
+    assert answer_positions(Bytes(), graded) == [[17, 16], [9, None]]
+    assert token_ends(Bytes(), "3 €".encode(), "3 €") == [1, 1, 0, 0, 1]
 
 
 @given(st.integers(1, 300), st.integers(1, 70))
@@ -697,12 +715,9 @@ def options(small_run: dict, out: Path) -> list[str]:
     return argv
 
 
-def test_the_command_lists_runs_makes_them_and_records(small_run, tmp_path, capsys) -> None:
+def test_the_command_makes_runs_and_records_them(small_run, tmp_path, capsys) -> None:
     out, record = tmp_path / "sweep", tmp_path / "record.json"
     argv = [*options(small_run, out), "--grid", "learning_rate=1e-3,1e-2", "--seeds", "0,1", "--set", "eval_every=none"]
-    assert main([*argv, "--dry-run"]) == 0
-    shown = capsys.readouterr().out
-    assert shown.count("to do") == 4 and "4 runs, 0 done" in shown and not out.exists()
     assert main([*argv, "--record", str(record)]) == 0
     captured = capsys.readouterr()
     assert "[4/4]" in captured.err and "4 finished" in captured.out
@@ -714,8 +729,6 @@ def test_the_command_lists_runs_makes_them_and_records(small_run, tmp_path, caps
     assert main([*argv, "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert report["runs"]["skipped"] == 4 and len(report["summary"]) == 2
-    assert main([*argv, "--dry-run", "--json"]) == 0
-    assert all(run["done"] for run in json.loads(capsys.readouterr().out)["runs"])
 
 
 def test_the_command_exits_with_1_where_a_run_failed(small_run, tmp_path, capsys) -> None:
@@ -730,7 +743,7 @@ def test_the_command_exits_with_1_where_a_run_failed(small_run, tmp_path, capsys
         (["--grid", "learning_rate"], "NAME=VALUE"),
         (["--grid", "rate=1"], "rate"),
         (["--grid", "learning_rate=1e-3", "--grid", "learning_rate=1e-4"], "twice"),
-        (["--generations", "all"], "--record"),
+        (["--generations", "first-seed"], "--record"),
         (["nowhere.json"], "nowhere.json"),
         (["--time-budget", "5"], "jobs"),
     ],

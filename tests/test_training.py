@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,11 +23,11 @@ from cs336_sft.records import Example, Problem
 from cs336_sft.tokenization import make_examples
 from cs336_sft.training import loop as training
 from cs336_sft.training.checkpoints import fingerprint_weights, newest_checkpoint
-from cs336_sft.training.checks import fingerprint_problems
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.distributed import SingleProcess
 from cs336_sft.training.loop import train_sft
 from cs336_sft.training.result import load_result, without_wall_clock
+from cs336_sft.training.setup import fingerprint_problems
 from cs336_sft.training.step import NonFiniteLossError, make_microbatches, make_optimizer, optimizer_step
 from cs336_sft.utils.files import JsonLines, read_json
 
@@ -139,8 +140,11 @@ def test_a_run_learns_and_leaves_everything_in_its_directory(make_model, tokeniz
 
     model = make_model()
     config = replace(QUIET, max_steps=None, epochs=6, learning_rate=3e-3, warmup=0.1, eval_every="log")
+    began = time.perf_counter()
     result = train_sft(model, tokenizer, examples, config, tmp_path / "run", evaluator=checksum(model))
     metrics = result.metrics_frame()
+    assert 0 < metrics.seconds.sum() + result.evaluations_frame().seconds.sum() <= time.perf_counter() - began
+    assert metrics.tokens_per_second.to_list() == pytest.approx((metrics.tokens / metrics.seconds).to_list())
     assert metrics.loss.iloc[-3:].mean() < 0.6 * metrics.loss.iloc[:3].mean()
     assert (result.steps, result.interrupted, list(metrics.index)) == (18, False, list(range(1, 19)))
     assert list(result.evaluations_frame().index) == [0, 1, 2, 4, 8, 16, 18]
@@ -449,6 +453,10 @@ def test_nan_stops_the_run_and_names_the_examples(make_model, tokenizer, example
     facts = read_json(tmp_path / "nonfinite.json")
     assert (facts["step"], tuple(facts["example_indices"])) == (2, batch)
     assert [record["step"] for record in load_result(tmp_path).metrics] == [1]
+
+
+def test_the_error_names_the_step_whose_weights_are_left():
+    assert "step 8: loss nan; the weights are those of step 7." in str(NonFiniteLossError(8, "loss nan"))
 
 
 # --- input ------------------------------------------------------------------------------------------------------------

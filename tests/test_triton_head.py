@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,12 +18,20 @@ from cs336_sft.model.triton_head import LARGE, SMALL, tiles_for
 H100, H100_MEMORY = (9, 0), 232_448
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="needs the package triton (Linux)")
+@pytest.mark.skipif(triton_head.triton is None, reason="needs the package triton (Linux), not an old one")
 def test_the_kernels_numbers_on_the_cpu() -> None:
     script = Path(__file__).with_name("triton_interpreter.py")
     environment = os.environ | {"TRITON_INTERPRET": "1"}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout == "right\n", done.stderr
+
+
+def test_with_an_older_triton_everything_is_there_but_the_kernel() -> None:
+    """The Triton that comes with torch 2.6 has no tensor descriptors."""
+    hidden = "import sys; sys.modules['triton.tools.tensor_descriptor'] = None"
+    script = f"{hidden}; from cs336_sft import get_response_log_probs; from cs336_sft.model import triton_head as t"
+    done = subprocess.run([sys.executable, "-c", f"{script}; print(t.triton)"], capture_output=True, text=True)
+    assert done.stdout == "None\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from cs336_sft.generation.vllm_backend.config import VLLMConfig
 from cs336_sft.generation.vllm_backend.engine import VLLMEngine, engine_settings, sampling_params, start_engine
 from cs336_sft.generation.vllm_backend.runtime import environment, placement
 from cs336_sft.generation.vllm_backend.sampler import VLLMSampler
-from cs336_sft.generation.vllm_backend.worker import EXTENSION
+from cs336_sft.generation.vllm_backend.weights import EXTENSION
 from cs336_sft.grading import gsm8k_reward_fn
 from cs336_sft.model.loading import embedded_model_path
 from cs336_sft.prompts import get_template
@@ -481,7 +481,7 @@ def started(monkeypatch) -> list[dict]:
     monkeypatch.setattr(vllm_runtime, "import_vllm", lambda: SimpleNamespace(LLM=LLM))
     monkeypatch.setattr(vllm_runtime, "on_cpu", lambda: False)
     monkeypatch.setattr(vllm_runtime, "check_no_engine_here", lambda: None)
-    monkeypatch.setattr(vllm_engine, "_read_environment_again", lambda: None)
+    monkeypatch.setattr(sys.modules["vllm"], "envs", SimpleNamespace(disable_envs_cache=lambda: None), raising=False)
     return engines
 
 

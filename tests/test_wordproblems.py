@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from cs336_sft.data.calculator_annotations import check_annotations, evaluate_expression
 from cs336_sft.data.word_problems import SPLITS, generate_problems, generate_word_problems
-from cs336_sft.data.word_problems.draft import Draft, Redraw
-from cs336_sft.data.word_problems.problem import Quantity
-from cs336_sft.data.word_problems.splits import HELDOUT_TEMPLATE_NAMES, TEMPLATE_NAMES, split_of
+from cs336_sft.data.word_problems.draft import Draft, Quantity, Redraw
+from cs336_sft.data.word_problems.splits import HELDOUT_TEMPLATES, TEMPLATES, split_of
 from cs336_sft.errors import ConfigError
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
@@ -53,7 +52,7 @@ def test_every_annotation_is_exact(seed, split):
             expression, result = check.text.split("=")
             assert evaluate_expression(expression) == Fraction(result), problem
         assert lines[-1] == f"#### {problem.final}"
-        assert checks[-1].value == Fraction(problem.final)
+        assert Fraction(result) == Fraction(problem.final)  # of the last one
 
 
 def test_each_line_repeats_its_expression_and_result(many):
@@ -154,10 +153,10 @@ def test_all_48_graphs_differ(many):
     graphs = defaultdict(set)
     for problem in many:
         graphs[problem.template].add(operation_graph(problem.root))
-    assert set(graphs) == {*TEMPLATE_NAMES, *HELDOUT_TEMPLATE_NAMES}
+    assert set(graphs) == {*TEMPLATES, *HELDOUT_TEMPLATES}
     assert all(len(found) == 1 for found in graphs.values()), "a template has one graph"
     owners = Counter(next(iter(found)) for found in graphs.values())
-    assert len(TEMPLATE_NAMES) == 40 and len(HELDOUT_TEMPLATE_NAMES) == 8
+    assert len(TEMPLATES) == 40 and len(HELDOUT_TEMPLATES) == 8
     assert len(owners) == 48, [graph for graph, count in owners.items() if count > 1]
 
 
@@ -203,7 +202,7 @@ def test_split_shares():
 def test_heldout_templates_stay_out():
     for split in SPLITS:
         names = {problem.template for problem in generate_problems(200, split=split, seed=4)}
-        expected = HELDOUT_TEMPLATE_NAMES if split == "heldout_templates" else TEMPLATE_NAMES
+        expected = HELDOUT_TEMPLATES if split == "heldout_templates" else TEMPLATES
         assert names == set(expected)
 
 
@@ -240,7 +239,7 @@ def test_sizes(many):
         assert 2 <= len(problem.steps) <= 6
         assert 15 <= len(problem.question.split()) <= 60, problem.question
         assert all(2 <= int(step.result) <= 999 for step in problem.steps)
-        assert type(problem.final) is int and str(problem.final) == problem.final_text
+        assert type(problem.root.value) is int and str(problem.root.value) == problem.final_text
         # Digits and signs one token each, a word about one: the bound of 114 and some slack for rare words.
         answer = " ".join(step.annotated() for step in problem.steps)
         assert len(re.findall(r"\d|[A-Za-z']+|[^\sA-Za-z\d]+", answer)) <= 115

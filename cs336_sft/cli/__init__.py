@@ -1,8 +1,7 @@
-"""The command ``cs336-sft``: each module adds one or more commands with ``add_parser(subparsers)``.
+"""The command ``cs336-sft``: each module adds its commands, and imports what is heavy only when one runs.
 
-Modules import what is heavy inside ``run``, so that ``cs336-sft --help`` does not wait for PyTorch. A result goes to
-stdout (with ``--json`` nothing else does), progress and errors to stderr. Exit status: 0, or 2 for a mistake that the
-user can correct, explained in one line; 1 for an exercise that does not pass; 130 after Ctrl-C.
+Results go to stdout, progress and errors to stderr. The exit status is 0, 1 (an exercise or a run fails), 2 (a mistake
+that one line explains) or 130 (Ctrl-C).
 """
 
 from __future__ import annotations
@@ -18,27 +17,8 @@ from cs336_sft.errors import CourseError
 from cs336_sft.utils.distributed import leave
 from cs336_sft.utils.validation import nearest_name
 
-# Command -> module of this package, in the order of the help text.
-COMMANDS = {
-    "doctor": "doctor",
-    "lengths": "lengths",
-    "memory": "memory",
-    "eval": "evaluate",
-    "sft": "sft",
-    "sweep": "sweep",
-    "merge": "merge",
-    "ei": "ei",
-    "plot": "plot",
-    "grade": "grade",
-    "generate-data": "data",
-    "fetch": "data",
-    "check": "exercises",
-    "hint": "exercises",
-    "solution": "exercises",
-    "reset": "exercises",
-    "progress": "exercises",
-    "watch": "exercises",
-}
+# Modules of this package in the order of the help text; each adds its commands and what runs them.
+MODULES = ("doctor", "memory", "evaluate", "sft", "sweep", "ei", "grade", "data", "exercises")
 
 
 class Parser(argparse.ArgumentParser):
@@ -60,7 +40,6 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Build the parser with every command."""
     from cs336_sft import __version__
 
     parser = Parser(
@@ -70,25 +49,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"cs336-sft {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in dict.fromkeys(COMMANDS.values()):
+    for module in MODULES:
         import_module(f"cs336_sft.cli.{module}").add_parser(subparsers)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit status.
-
-    >>> main(["lengths", "--data", "nowhere.jsonl", "--tokenizer", "./nowhere"])
-    2
-    """
+    """Run one command and return the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a model's text may hold characters that the console can't show
             stream.reconfigure(errors="backslashreplace")
     args = build_parser().parse_args(argv)
-    # A module with several commands sets `run` for each.
-    run = getattr(args, "run", None) or import_module(f"cs336_sft.cli.{COMMANDS[args.command]}").run
     try:
-        status = run(args)
+        status = args.run(args)
         leave()  # the processes of a launch; after an error the launcher ends them
         sys.stdout.flush()
         return status or 0

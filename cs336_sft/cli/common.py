@@ -1,4 +1,4 @@
-"""Parts that several commands share: options, tables, JSON, and loading a model without noise."""
+"""Parts that several commands share: types of arguments, checks of paths, tables, JSON, and the options of vLLM."""
 
 from __future__ import annotations
 
@@ -13,7 +13,12 @@ from typing import TYPE_CHECKING, Any
 from cs336_sft.errors import ConfigError
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from cs336_sft.generation.vllm_backend.config import VLLMConfig
+
+
+RATES = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -61,38 +66,44 @@ def print_json(value: Any) -> None:
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print a table: the first column to the left, the others to the right."""
     lines = [[str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    for line in lines:
-        cells = [
-            line[0].ljust(widths[0]),
-            *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)),
-        ]
-        print("  ".join(cells).rstrip())
+    first, *others = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for name, *cells in lines:
+        print("  ".join([name.ljust(first), *map(str.rjust, cells, others)]).rstrip())
 
 
 def rate(metrics: dict[str, Any], name: str) -> str:
-    """Write a rate with its interval, in percent.
-
-    >>> rate({"accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}, "accuracy")
-    '50.0 % (40.0 to 60.0)'
-    """
+    """Write a rate with its interval, in percent."""
     return f"{100 * metrics[name]:.1f} % ({100 * metrics[f'{name}_low']:.1f} to {100 * metrics[f'{name}_high']:.1f})"
 
 
 def print_metrics(metrics: dict[str, Any]) -> None:
     """Print the metrics of an evaluation, rates with their 95 % intervals."""
-    for name in ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate"):
+    for name in RATES:
         print(f"{name:<20} {rate(metrics, name)}")
     for name in ("avg_gen_len", "avg_gen_len_correct", "avg_gen_len_wrong"):
         print(f"{name:<20} " + ("-" if metrics[name] is None else f"{metrics[name]:.1f} tokens"))
     print(f"{'entropy':<20} " + ("-" if metrics["entropy"] is None else f"{metrics['entropy']:.3f} nats"))
 
 
+def print_end(run_dir: Path, interrupted: bool, test: dict[str, Any] | None, weights: str = "") -> None:
+    """Print the test metrics of a run, if there was a test, and where the run is."""
+    if test is not None:
+        print(f"\ntest split{weights}")
+        print_metrics(test)
+    print(f"\nrun directory: {run_dir}" + ("" if interrupted else f"; model: {run_dir / 'final'}"))
+
+
+def output_folder(path: str) -> Path:
+    """Check the path of a folder to write, which must not be a file's."""
+    if Path(path).is_file():
+        raise ConfigError(f"{path} is a file", "give the path of a folder")
+    return Path(path)
+
+
 def output_file(path: str | None) -> Path | None:
     """Check the path of a file to write, before minutes of work go by.
 
-    Raises:
-        ConfigError: it names a folder, or a file where a folder has to be.
+    Raises ConfigError: it names a folder, or a file where a folder has to be.
     """
     if path is None:
         return None
@@ -105,18 +116,25 @@ def output_file(path: str | None) -> Path | None:
     return target
 
 
+def picture_file(path: str | None) -> Path | None:
+    """Check the path of a picture to write, as ``output_file`` does."""
+    target = output_file(path)
+    if target is not None and target.suffix.lower() not in (".png", ".svg", ".pdf"):
+        raise ConfigError(f"{path} is not a picture's name", "end it in .png, .svg, .pdf")
+    return target
+
+
+def save_picture(figure: Figure, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+
+
 def add_vllm(parser: argparse.ArgumentParser, *, gpu_memory_utilization: float) -> None:
     """Add the options of the vLLM engine, with its default fraction of the GPU."""
-    group = parser.add_argument_group("generation with vLLM (README, section vLLM)")
-    option = group.add_argument
+    option = parser.add_argument_group("generation with vLLM (README, section vLLM)").add_argument
     option("--max-model-len", type=positive_int, metavar="N", help="tokens of prompt and answer that the engine holds")
-    option("--vllm-dtype", choices=("auto", "float32", "bfloat16", "float16"), help="type of the engine's weights")
-    option(
-        "--gpu-memory-utilization",
-        type=positive_float,
-        metavar="FRACTION",
-        help=f"fraction of the GPU's memory for the engine (default {gpu_memory_utilization:g})",
-    )
+    fraction = f"fraction of the GPU's memory for the engine (default {gpu_memory_utilization:g})"
+    option("--gpu-memory-utilization", type=positive_float, metavar="FRACTION", help=fraction)
     option("--kv-cache-gib", type=positive_float, metavar="GIB", help="size of the key-value cache, in place of it")
     option("--sleep", action="store_true", default=None, help="free the GPU's memory between evaluations")
     parser.set_defaults(default_gpu_memory_utilization=gpu_memory_utilization)
@@ -125,30 +143,26 @@ def add_vllm(parser: argparse.ArgumentParser, *, gpu_memory_utilization: float) 
 def vllm_config(args: argparse.Namespace, sampler: str, max_new_tokens: int) -> VLLMConfig | None:
     """Return the engine's settings, or None for the Hugging Face sampler.
 
-    Raises:
-        ConfigError: an option of vLLM's without ``--sampler vllm``, or a limit that cannot fit.
+    Raises ConfigError: an option of vLLM's without ``--sampler vllm``, or a limit that cannot fit.
     """
     from cs336_sft.generation.vllm_backend.config import VLLMConfig
 
     given: dict[str, Any] = {
         "max_model_len": args.max_model_len,
-        "dtype": args.vllm_dtype,
         "gpu_memory_utilization": args.gpu_memory_utilization,
         "kv_cache_memory_bytes": args.kv_cache_gib and int(args.kv_cache_gib * 2**30),
         "sleep": args.sleep,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if sampler == "hf" and given:
+        raise ConfigError(f"{next(iter(given))} is a setting of vLLM", "add --sampler vllm, or leave it out")
     if sampler == "hf":
-        if given:
-            raise ConfigError(f"{next(iter(given))} is a setting of vLLM", "add --sampler vllm, or leave it out")
         return None
     from cs336_sft.generation.vllm_backend.runtime import import_vllm
 
     config = VLLMConfig(**{"gpu_memory_utilization": args.default_gpu_memory_utilization} | given)
     if config.max_model_len is not None and max_new_tokens >= config.max_model_len:
-        raise ConfigError(
-            f"{max_new_tokens} new tokens leave no room for a prompt in max_model_len {config.max_model_len}",
-            "raise --max-model-len, or lower --max-new-tokens",
-        )
+        problem = f"{max_new_tokens} new tokens leave no room for a prompt in max_model_len {config.max_model_len}"
+        raise ConfigError(problem, "raise --max-model-len, or lower --max-new-tokens")
     import_vllm()
     return config

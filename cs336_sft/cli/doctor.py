@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from typing import Any
 
 from cs336_sft.cli import common
 from cs336_sft.model.loading import quiet_libraries
@@ -13,22 +12,18 @@ from cs336_sft.model.loading import quiet_libraries
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("doctor", help="check what this machine can run")
     common.add_json(parser)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> None:
     from cs336_sft.experiments.doctor import check_profiles, look_at_machine
 
     quiet_libraries()
-    machine = look_at_machine()
-    report = {"machine": asdict(machine), "profiles": check_profiles(machine)}
+    facts = look_at_machine()
+    machine, profiles = asdict(facts), check_profiles(facts)
     if args.json:
-        common.print_json(report)
-    else:
-        print_report(**report)
-
-
-def print_report(machine: dict[str, Any], profiles: dict[str, dict[str, Any]]) -> None:
-    """Print the report as text."""
+        common.print_json({"machine": machine, "profiles": profiles})
+        return
     gpus = [f"{g['name']}, {g['memory_gib']} GiB, bf16 {'yes' if g['bf16'] else 'no'}" for g in machine["gpus"]]
     versions = {"Python": machine["python"], **machine["versions"]}
     vllm = versions.pop("vllm", None)

@@ -1,21 +1,17 @@
 """``cs336-sft ei``: expert iteration, or one of its controls, from a base model or after a first SFT.
 
-cs336-sft ei --sft-size 128 --sft-epochs 8 --learning-rate 3e-5 --temperature 0.7 --out runs/ei --plot ei.png
 cs336-sft ei --sft-size 128 --select random --match-samples-of runs/ei/ei --out runs/random
-cs336-sft ei --selection-grader lenient --add-format --out runs/from-base
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft.cli import common
 from cs336_sft.cli.config_options import HELP, add_options, given_fields
 from cs336_sft.cli.sft import warn_of_overlap
-from cs336_sft.errors import ConfigError
-from cs336_sft.experiments.ei_config import ExpertIterationRunConfig, make_ei_config
+from cs336_sft.experiments.config import ExpertIterationRunConfig, make_ei_config
 from cs336_sft.model.loading import quiet_libraries
 
 if TYPE_CHECKING:
@@ -65,18 +61,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     common.add_vllm(parser, gpu_memory_utilization=0.3)
     parser.add_argument("--plot", metavar="FILE", help="figure of the rounds to write: .png, .svg or .pdf")
     common.add_json(parser)
+    parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
-    from cs336_sft.cli.plot import FORMATS
     from cs336_sft.experiments.run_expert_iteration import run_expert_iteration, samples_of
     from cs336_sft.utils.distributed import is_main
 
-    run_dir, plot = Path(args.out), common.output_file(args.plot)
-    if run_dir.is_file():
-        raise ConfigError(f"{args.out} is a file", "give a run directory")
-    if plot is not None and plot.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{plot} is not a picture's name", f"end it in {', '.join(FORMATS)}")
+    run_dir, plot = common.output_folder(args.out), common.picture_file(args.plot)
     given = given_fields(args, ExpertIterationRunConfig)
     config = make_ei_config(**given)
     if args.match_samples_of:
@@ -95,25 +87,20 @@ def run(args: argparse.Namespace) -> int:
         if plot is not None and result.rounds:
             from cs336_sft.experiments.ei_plots import plot_rounds
 
-            plot.parent.mkdir(parents=True, exist_ok=True)
-            plot_rounds({run_dir.name: [result.rounds]}).savefig(plot, dpi=150, bbox_inches="tight")
+            common.save_picture(plot_rounds({run_dir.name: [result.rounds]}), plot)
         report(args, config.profile, result)
     return 130 if result.interrupted else 0
 
 
 def describe(record: dict[str, Any]) -> str:
-    """Write one line of progress about a round."""
     text = f"round {record['round']}: validation accuracy {100 * record['accuracy']:.1f} %"
     if record["round"]:
-        text += (
-            f"; of {record['rollout_n']} samples {100 * record['rollout_pass_rate']:.1f} % correct, "
-            f"trained on {record['kept_n']} for {record['steps']} steps"
-        )
+        text += f"; of {record['rollout_n']} samples {100 * record['rollout_pass_rate']:.1f} % correct"
+        text += f", trained on {record['kept_n']} for {record['steps']} steps"
     return text
 
 
 def report(args: argparse.Namespace, profile: str, result: ExpertIterationResult) -> None:
-    """Print the rounds as a table, or everything as JSON."""
     if args.json:
         facts = {"run": str(result.run_dir), "profile": profile, "interrupted": result.interrupted}
         common.print_json(facts | {"rounds": list(result.rounds), "test": result.test})
@@ -127,7 +114,4 @@ def report(args: argparse.Namespace, profile: str, result: ExpertIterationResult
         cells += [f"{record['avg_gen_len']:.1f}", "-" if entropy is None else f"{entropy:.3f}"]
         rows.append((record["round"], record["steps"], record.get("kept_n", "-"), *cells))
     common.print_table(columns.split(","), rows)
-    if result.test is not None:
-        print("\ntest split")
-        common.print_metrics(result.test)
-    print(f"\nrun directory: {result.run_dir}" + ("" if result.interrupted else f"; model: {result.run_dir / 'final'}"))
+    common.print_end(result.run_dir, result.interrupted, result.test)

@@ -17,54 +17,38 @@ from cs336_sft.exercises.registry import EXERCISES, Exercise, find_exercise
 
 if TYPE_CHECKING:
     from cs336_sft.exercises.report import Report
-    from cs336_sft.exercises.sandbox.runner import Server
 
 FAILED = 1
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add the six commands."""
-    check = subparsers.add_parser(
-        "check",
-        help="check your solution of an exercise",
-        description="Runs your file in a process of its own, with limits, and compares what its functions return. "
-        "Exit status: 0 if everything passes, 1 if not, 2 if there was nothing to check.",
-    )
-    hint = subparsers.add_parser("hint", help="a hint for an exercise, in three steps")
-    solution = subparsers.add_parser("solution", help="show the solution of an exercise (asks first)")
-    reset = subparsers.add_parser(
-        "reset", help="put the stub of an exercise back; your file is kept under another name"
-    )
-    progress = subparsers.add_parser("progress", help="list of exercises that pass and that are still to be done")
-    watch = subparsers.add_parser("watch", help="check an exercise each time its file is saved; Ctrl-C ends it")
-
-    check.add_argument("exercise", nargs="?", metavar="exNN", help="number of the exercise; default: all of them")
-    watch.add_argument("exercise", nargs="?", metavar="exNN", help="number of the exercise; default: any that is saved")
-    for parser in (hint, solution, reset):
-        parser.add_argument("exercise", metavar="exNN", help="number of the exercise, such as ex03")
-    steps = "1: where to look; 2: what to do; 3: nearly the code"
-    hint.add_argument("step", nargs="?", type=int, choices=(1, 2, 3), default=1, help=steps)
-    for parser in (check, watch, reset):
-        parser.add_argument("--file", metavar="PATH", help="your file, if it is not exercises/exNN_name.py")
-    for parser in (solution, reset):
-        parser.add_argument("--yes", action="store_true", help="don't ask")
-    seconds, memory = "time that one file may take (20)", "memory that one file may take (1024)"
-    for parser in (check, progress, watch):
-        parser.add_argument("--seconds", type=common.positive_float, default=20.0, metavar="S", help=seconds)
-        parser.add_argument("--memory", type=common.positive_int, default=1024, metavar="MIB", help=memory)
-    for parser in (check, progress):
-        common.add_json(parser)
-    check.set_defaults(run=run_check)
-    hint.set_defaults(run=show_hint)
-    solution.set_defaults(run=show_solution)
-    reset.set_defaults(run=reset_exercise)
-    progress.set_defaults(run=show_progress)
-    watch.set_defaults(run=watch_files)
+    for name, run, text in (
+        ("check", run_check, "check your solution of an exercise"),
+        ("hint", show_hint, "a hint for an exercise, in three steps"),
+        ("solution", show_solution, "show the solution of an exercise (asks first)"),
+        ("reset", reset_exercise, "put the stub of an exercise back; your file is kept under another name"),
+        ("progress", show_progress, "list of exercises that pass and that are still to be done"),
+        ("watch", watch_files, "check an exercise each time its file is saved; Ctrl-C ends it"),
+    ):
+        parser = subparsers.add_parser(name, help=text)
+        parser.set_defaults(run=run)
+        if name in ("check", "watch"):
+            parser.add_argument("exercise", nargs="?", metavar="exNN", help="number of the exercise; default: all")
+        elif name != "progress":
+            parser.add_argument("exercise", metavar="exNN", help="number of the exercise, such as ex03")
+        if name == "hint":
+            steps = "1: where to look; 2: what to do; 3: nearly the code"
+            parser.add_argument("step", nargs="?", type=int, choices=(1, 2, 3), default=1, help=steps)
+        if name in ("check", "watch", "reset"):
+            parser.add_argument("--file", metavar="PATH", help="your file, if it is not exercises/exNN_name.py")
+        if name in ("solution", "reset"):
+            parser.add_argument("--yes", action="store_true", help="don't ask")
+        if name == "check":
+            common.add_json(parser)
 
 
 def run_check(args: argparse.Namespace) -> int:
-    """Check one exercise, or all."""
-    reports = _reports(args, _chosen(args))
+    reports = _reports(_chosen(args))
     if args.json:
         common.print_json([report.as_dict() for report in reports])
     else:
@@ -76,24 +60,18 @@ def run_check(args: argparse.Namespace) -> int:
 
 
 def _chosen(args: argparse.Namespace) -> dict[Path, Exercise]:
-    """Find the files of the exercise that was given, or of all."""
     if args.file and not args.exercise:
         raise ConfigError("--file without an exercise", f"say which one: cs336-sft {args.command} ex03 --file PATH")
     exercises = [find_exercise(args.exercise)] if args.exercise else EXERCISES
     return {learner_file(exercise, args.file): exercise for exercise in exercises}
 
 
-def _reports(args: argparse.Namespace, exercise_of: dict[Path, Exercise]) -> list[Report]:
+def _reports(exercise_of: dict[Path, Exercise]) -> list[Report]:
     from cs336_sft.exercises.checker import check_file  # PyTorch, late: a wrong path is reported at once
+    from cs336_sft.exercises.sandbox.runner import Server
 
-    with _server(args) as server:
+    with Server() as server:
         return [check_file(exercise, path, server) for path, exercise in exercise_of.items()]
-
-
-def _server(args: argparse.Namespace) -> Server:
-    from cs336_sft.exercises.sandbox.runner import MIB, Limits, Server
-
-    return Server(Limits(seconds=args.seconds, memory=args.memory * MIB))
 
 
 def _print_report(report: Report) -> None:
@@ -102,7 +80,6 @@ def _print_report(report: Report) -> None:
 
 
 def show_hint(args: argparse.Namespace) -> int:
-    """Print one of three hints."""
     exercise = find_exercise(args.exercise)
     print(f"{exercise.title}, hint {args.step} of 3\n{exercise.hints[args.step - 1]}\n")
     last = f"that was the last; the solution: cs336-sft solution {exercise.number}"
@@ -111,7 +88,6 @@ def show_hint(args: argparse.Namespace) -> int:
 
 
 def show_solution(args: argparse.Namespace) -> int:
-    """Print the solution after asking."""
     exercise = find_exercise(args.exercise)
     path = solution_file(exercise)
     question = f"Show the solution of {exercise.title}? There are three hints: cs336-sft hint {exercise.number}"
@@ -123,7 +99,6 @@ def show_solution(args: argparse.Namespace) -> int:
 
 
 def reset_exercise(args: argparse.Namespace) -> int:
-    """Put the stub back and keep the file that was there."""
     exercise = find_exercise(args.exercise)
     try:
         path = Path(args.file) if args.file else learner_file(exercise)
@@ -141,17 +116,11 @@ def reset_exercise(args: argparse.Namespace) -> int:
 
 def show_progress(args: argparse.Namespace) -> int:
     """Check every exercise now and print a table, storing nothing."""
-    reports = _reports(args, {learner_file(exercise): exercise for exercise in EXERCISES})
-    if args.json:
-        common.print_json([report.as_dict() for report in reports])
-        return 0
-    rows = [
-        (exercise.title, exercise.topic, f"{exercise.difficulty}/5", f"{exercise.minutes} min", report.status)
-        for exercise, report in zip(EXERCISES, reports, strict=True)
-    ]
+    done = list(zip(EXERCISES, _reports({learner_file(exercise): exercise for exercise in EXERCISES}), strict=True))
+    rows = [(e.title, e.topic, f"{e.difficulty}/5", f"{e.minutes} min", report.status) for e, report in done]
     common.print_table(("exercise", "topic", "difficulty", "about", "status"), rows)
-    left = [exercise for exercise, report in zip(EXERCISES, reports, strict=True) if not report.passed]
-    print(f"\n{len(reports) - len(left)} of {len(reports)} pass")
+    left = [exercise for exercise, report in done if not report.passed]
+    print(f"\n{len(done) - len(left)} of {len(done)} pass")
     if left:
         hours = sum(exercise.minutes for exercise in left) / 60
         print(f"next: {left[0].title} (about {hours:.1f} hours of exercises are left)")
@@ -159,11 +128,11 @@ def show_progress(args: argparse.Namespace) -> int:
 
 
 def watch_files(args: argparse.Namespace) -> int:
-    """Check an exercise each time its file is saved, until Ctrl-C."""
     exercise_of = _chosen(args)
     from cs336_sft.exercises.checker import check_file
+    from cs336_sft.exercises.sandbox.runner import Server
 
-    with _server(args) as server:
+    with Server() as server:
 
         def check(path: Path) -> None:
             _print_report(check_file(exercise_of[path], path, server))
@@ -180,10 +149,7 @@ def watch_files(args: argparse.Namespace) -> int:
 def follow(
     paths: Iterable[Path], on_save: Callable[[Path], None], *, seconds: float = 0.3, running: Callable[[], bool]
 ) -> None:
-    """Call ``on_save`` for each file whose time or size changes, while running.
-
-    >>> follow([], print, running=lambda: False)
-    """
+    """Call ``on_save`` for each file whose time or size changes, while running."""
     known = {path: _stamp(path) for path in paths}
     while running():
         time.sleep(seconds)

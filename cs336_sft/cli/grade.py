@@ -1,8 +1,6 @@
 """``cs336-sft grade``: grade a file of generations from any source.
 
-    cs336-sft grade generations.jsonl --response output --truth answer --style detect --out graded.jsonl --show 5
-
-Needs nothing but the standard library, except ``--math`` (the optional extra of that name).
+cs336-sft grade generations.jsonl --response output --truth answer --style detect --out graded.jsonl --show 5
 """
 
 from __future__ import annotations
@@ -27,32 +25,14 @@ DETECT = "detect"
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     from cs336_sft.grading import STYLES
 
-    parser = subparsers.add_parser(
-        "grade",
-        help="grade a JSONL file of generations",
-        description="Grade each line of a JSONL file: its format, and the number in it.",
-    )
+    text = "grade a JSONL file of generations: the format of each line, and the number in it"
+    parser = subparsers.add_parser("grade", help=text)
     parser.add_argument("file", metavar="FILE.jsonl", help="file with one JSON object a line; - reads stdin")
     parser.add_argument("--response", metavar="COLUMN", default="response", help="column of the response (response)")
-    parser.add_argument(
-        "--truth",
-        metavar="COLUMN",
-        default="ground_truth",
-        help="column of the right answer: a number, text with one, or a list of acceptable ones (ground_truth)",
-    )
-    parser.add_argument(
-        "--style",
-        choices=(*STYLES, DETECT),
-        default="gsm8k",
-        help="format of the answers; 'detect' finds the style of each response (gsm8k)",
-    )
-    parser.add_argument(
-        "--strict",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="r1_zero: the literal '</think> <answer>' is the format (default)",
-    )
-    parser.add_argument("--first", action="store_true", help="gsm8k: read the first #### in place of the last")
+    truth = "column of the right answer: a number, text with one, or a list of acceptable ones (ground_truth)"
+    parser.add_argument("--truth", metavar="COLUMN", default="ground_truth", help=truth)
+    style = "format of the answers; 'detect' finds the style of each response (gsm8k)"
+    parser.add_argument("--style", choices=(*STYLES, DETECT), default="gsm8k", help=style)
     parser.add_argument("--math", action="store_true", help="compare ground truths that are no number by math-verify")
     parser.add_argument("--out", metavar="FILE", help="write each line with its rewards, value and reason added")
     parser.add_argument("--show", metavar="N", type=int, default=0, help="show the first N lines without a reward")
@@ -60,7 +40,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.set_defaults(run=run)
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> None:
     from cs336_sft.grading import MathVerifier
 
     target = common.output_file(args.out)
@@ -79,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     summary = _summary(rows)
     if args.json:
         common.print_json(summary)
-        return 0
+        return
     print(f"{summary['n']} responses")
     for name in ("accuracy", "format_accuracy", "accuracy_lenient"):
         if name in summary:
@@ -89,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
     for row in [row for row in rows if not row["reward"]][: args.show]:
         tail = str(row[args.response])[-200:]
         print(f"\nreward 0, truth {row[args.truth]!r}, read {row['read']!r}: {row['reason']}\n  …{tail!r}")
-    return 0
 
 
 def _graded(row: dict[str, Any], where: str, args: argparse.Namespace, math: MathVerifier | None) -> dict[str, Any]:
@@ -104,12 +83,12 @@ def _graded(row: dict[str, Any], where: str, args: argparse.Namespace, math: Mat
         raise DataError(f"{where}: column {args.response!r} is {type(response).__name__}", "give a string")
     style = (detect_style(response) or STYLES[0]) if args.style == DETECT else args.style
     try:
-        rewards = grade_response(response, truth, style, strict=args.strict, first=args.first, math=math)
+        rewards = grade_response(response, truth, style, math=math)
         lenient = lenient_reward_fn(response, truth) if math is None else None
     except DataError as error:
         remedy = "correct it" if args.math else "correct it, or compare expressions with --math"
         raise DataError(f"{where}: {error.problem}", remedy) from error
-    reading = read_answer(response, style, strict=args.strict, first=args.first)
+    reading = read_answer(response, style)
     value = None if reading.value is None else str(reading.value)
     found = {"style": style, "read": reading.text.strip(), "value": value, "reason": reading.reason}
     return row | rewards | ({} if lenient is None else {"lenient": lenient}) | found
@@ -120,12 +99,9 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
     summary: dict[str, Any] = {"n": len(rows)}
     for name, key in (("accuracy", "reward"), ("format_accuracy", "format_reward"), ("accuracy_lenient", "lenient")):
-        if key not in rows[0]:
-            continue
-        interval = wilson_interval(sum(row[key] for row in rows), len(rows))
-        summary |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-    reasons = Counter(
-        "a number, but another" if row["value"] is not None else row["reason"] for row in rows if not row["reward"]
-    )
-    summary["why_no_reward"] = dict(reasons.most_common())
-    return summary
+        if key in rows[0]:
+            interval = wilson_interval(sum(row[key] for row in rows), len(rows))
+            summary |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    wrong = [row for row in rows if not row["reward"]]
+    reasons = Counter("a number, but another" if row["value"] is not None else row["reason"] for row in wrong)
+    return summary | {"why_no_reward": dict(reasons.most_common())}

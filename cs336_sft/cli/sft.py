@@ -1,15 +1,14 @@
-"""``cs336-sft sft``: supervised fine-tuning, with evaluations before the first step and on a schedule.
+"""``cs336-sft sft``, ``merge`` and ``plot``: fine-tuning runs, their adapters merged, their evaluation curves drawn.
 
-cs336-sft sft --train-size 512 --out runs/first
 cs336-sft sft --train-size 512 --method lora --lora-r 8 --learning-rate 1e-3 --out runs/lora
-cs336-sft sft --profile smollm2 --train-size 64 --max-steps 8 --out runs/smollm2
 """
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cs336_sft.cli import common
 from cs336_sft.cli.config_options import HELP, add_options, given_fields
@@ -27,15 +26,24 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_options(parser, RunConfig, HELP)
     common.add_vllm(parser, gpu_memory_utilization=0.3)
     common.add_json(parser)
+    parser.set_defaults(run=run)
+
+    parser = subparsers.add_parser("merge", help="add a LoRA or QLoRA adapter to its model's weights")
+    parser.add_argument("adapter", metavar="DIR", help="final folder of a run with an adapter")
+    parser.add_argument("--out", metavar="DIR", required=True, help="folder for the merged model, new or empty")
+    parser.set_defaults(run=merge)
+
+    parser = subparsers.add_parser("plot", help="draw the evaluation curves of runs")
+    parser.add_argument("run_dirs", metavar="RUN", nargs="+", help="a run directory, as `cs336-sft sft --out` makes it")
+    parser.add_argument("--out", metavar="FILE", required=True, help="file of the picture (.png, .svg or .pdf)")
+    parser.set_defaults(run=plot)
 
 
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.experiments.run import run_sft
     from cs336_sft.utils.distributed import is_main
 
-    run_dir = Path(args.out)
-    if run_dir.is_file():
-        raise ConfigError(f"{args.out} is a file", "give a run directory")
+    run_dir = common.output_folder(args.out)
     config = make_config(**{"progress": True} | given_fields(args, RunConfig))
     engine = common.vllm_config(args, config.sampler, config.max_new_tokens)
     quiet_libraries()
@@ -61,31 +69,53 @@ def warn_of_overlap(data: RunData) -> None:
 
 
 def report(args: argparse.Namespace, config: RunConfig, run_dir: Path, outcome: RunOutcome) -> None:
-    """Print the outcome: the evaluations as a table, or everything as JSON."""
     result, test = outcome.result, outcome.test
+    first, last = (result.metrics[at]["loss"] if result.metrics else None for at in (0, -1))
     if args.json:
-        common.print_json(
-            {
-                "run": str(run_dir),
-                "profile": config.profile,
-                "steps": result.steps,
-                "interrupted": result.interrupted,
-                "first_loss": result.metrics[0]["loss"] if result.metrics else None,
-                "last_loss": result.metrics[-1]["loss"] if result.metrics else None,
-                "evaluations": list(result.evaluations),
-                "test": test,
-            }
-        )
+        facts = {"run": str(run_dir), "profile": config.profile, "steps": result.steps}
+        facts |= {"interrupted": result.interrupted, "first_loss": first, "last_loss": last}
+        common.print_json(facts | {"evaluations": list(result.evaluations), "test": test})
         return
     if result.metrics:
-        print(f"{result.steps} steps, loss {result.metrics[0]['loss']:.3f} -> {result.metrics[-1]['loss']:.3f}")
-    names = ("accuracy", "accuracy_lenient", "format_accuracy", "trunc_rate")
+        print(f"{result.steps} steps, loss {first:.3f} -> {last:.3f}")
     rows = [
-        (str(r["step"]), *(f"{100 * r[name]:.1f} %" for name in names), f"{r['avg_gen_len']:.1f}")
-        for r in result.evaluations
+        (record["step"], *(f"{100 * record[name]:.1f} %" for name in common.RATES), f"{record['avg_gen_len']:.1f}")
+        for record in result.evaluations
     ]
-    common.print_table(("step", *names, "avg_gen_len"), rows)
-    if test is not None:
-        print(f"\ntest split, weights of step {test['step']}")
-        common.print_metrics(test)
-    print(f"\nrun directory: {run_dir}" + ("" if result.interrupted else f"; model: {run_dir / 'final'}"))
+    common.print_table(("step", *common.RATES, "avg_gen_len"), rows)
+    common.print_end(run_dir, result.interrupted, test, f", weights of step {test['step']}" if test else "")
+
+
+def merge(args: argparse.Namespace) -> None:
+    from cs336_sft.model.lora import merge_adapter
+
+    quiet_libraries()
+    print(merge_adapter(args.adapter, args.out))
+
+
+def plot(args: argparse.Namespace) -> None:
+    from cs336_sft.experiments.plots import plot_evaluations
+
+    out = common.picture_file(args.out)
+    curves = {label: read_evaluations(Path(folder)) for label, folder in labels(args.run_dirs).items()}
+    common.save_picture(plot_evaluations(curves), out)
+    print(out)
+
+
+def labels(folders: list[str]) -> dict[str, str]:
+    """Label each run directory by its last part, or by its path where those are equal."""
+    names = [Path(folder).absolute().name for folder in folders]
+    return dict(zip(names if len(set(names)) == len(names) else folders, folders, strict=True))
+
+
+def read_evaluations(folder: Path) -> Sequence[dict[str, Any]]:
+    """Read the evaluations of a run, of which there must be one."""
+    from cs336_sft.training.result import load_result
+
+    remedy = "give a directory that `cs336-sft sft --out` made"
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} {'is a file' if folder.exists() else 'does not exist'}", remedy)
+    records = load_result(folder).evaluations
+    if not records:
+        raise ConfigError(f"{folder} has no evaluations (evaluations.jsonl)", f"{remedy}, not the model's folder in it")
+    return records

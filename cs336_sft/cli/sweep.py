@@ -1,7 +1,6 @@
 """``cs336-sft sweep``: a grid of settings times seeds; finished runs are skipped.
 
 cs336-sft sweep --grid learning_rate=1e-4,3e-4 --grid batch_size=4,8 --set train_size=64 --seeds 0,1,2 --out runs/lr
-cs336-sft sweep recipes/grids/tiny_lr_batch.json --out runs/lr --jobs 8 --record recorded/tiny_lr_batch.json
 """
 
 from __future__ import annotations
@@ -22,38 +21,26 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser(
-        "sweep",
-        help="a grid of fine-tuning runs, with a table and figures at the end",
-        description="Settings are named as the options of `sft`, with underscores: learning_rate, batch_size, ...",
-    )
-    parser.add_argument("grid_file", metavar="FILE", nargs="?", help="the grid as a JSON file; see recipes/grids")
-    parser.add_argument("--out", metavar="DIR", required=True, help="folder of the run directories")
+    text = "Settings are named as the options of `sft`, with underscores: learning_rate, batch_size, ..."
+    brief = "a grid of fine-tuning runs, with a table and figures at the end"
+    parser = subparsers.add_parser("sweep", help=brief, description=text)
+    option, count = parser.add_argument, common.positive_int
+    option("grid_file", metavar="FILE", nargs="?", help="the grid as a JSON file; see recipes/grids")
+    option("--out", metavar="DIR", required=True, help="folder of the run directories")
     add_options(parser, RunConfig, {name: HELP[name] for name in ("profile", "model", "template", "data")})
-    parser.add_argument(
-        "--grid", metavar="NAME=V1,V2", action="append", default=[], help="an axis; several axes are crossed"
-    )
-    parser.add_argument("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of all runs")
-    parser.add_argument(
-        "--seeds", metavar="S1,S2", type=seed_list, help="random seeds of all runs, such as 0,1,2 (default 0)"
-    )
-    parser.add_argument("--jobs", type=common.positive_int, default=1, help="runs at the same time (default 1)")
-    parser.add_argument(
-        "--threads", type=common.positive_int, help="CPU threads of each process (default: the cores / --jobs)"
-    )
-    parser.add_argument(
-        "--time-budget", metavar="SECONDS", type=common.positive_float, help="time after which the sweep stops"
-    )
-    parser.add_argument("--drop-weights", action="store_true", help="remove models and checkpoints of finished runs")
-    parser.add_argument("--record", metavar="FILE", help="JSON file for everything that was measured")
-    parser.add_argument(
-        "--generations",
-        choices=("none", "first-seed", "all"),
-        default="none",
-        help="runs whose last generations are kept with the record, compressed (default none)",
-    )
-    parser.add_argument("--dry-run", action="store_true", help="list the runs and their state, and stop")
+    option("--grid", metavar="NAME=V1,V2", action="append", default=[], help="an axis; several axes are crossed")
+    option("--set", metavar="NAME=VALUE", action="append", default=[], help="a setting of all runs")
+    option("--seeds", metavar="S1,S2", type=seed_list, help="random seeds of all runs, such as 0,1,2 (default 0)")
+    option("--jobs", type=count, default=1, help="runs at the same time (default 1)")
+    option("--threads", type=count, help="CPU threads of each process (default: the cores / --jobs)")
+    budget = "time after which the sweep stops"
+    option("--time-budget", metavar="SECONDS", type=common.positive_float, help=budget)
+    option("--drop-weights", action="store_true", help="remove models and checkpoints of finished runs")
+    option("--record", metavar="FILE", help="JSON file for everything that was measured")
+    kept = "runs whose last generations are kept with the record, compressed (default none)"
+    option("--generations", choices=("none", "first-seed"), default="none", help=kept)
     common.add_json(parser)
+    parser.set_defaults(run=run)
 
 
 def seed_list(text: str) -> tuple[int, ...]:
@@ -82,23 +69,12 @@ def chosen_grid(args: argparse.Namespace) -> Grid:
 
 
 def run(args: argparse.Namespace) -> int:
-    from cs336_sft.experiments.run import is_complete
     from cs336_sft.experiments.sweep import run_sweep
 
     record = common.output_file(args.record)
-    grid, out = chosen_grid(args), Path(args.out)
-    if out.is_file():
-        raise ConfigError(f"{out} is a file", "give a folder for the runs")
+    grid, out = chosen_grid(args), common.output_folder(args.out)
     if args.generations != "none" and record is None:
         raise ConfigError("--generations has no place to go", "give --record too")
-    if args.dry_run:
-        done = {run.name: is_complete(out / run.name, run.config) for run in grid.runs()}
-        if args.json:
-            common.print_json({"runs": [{"name": name, "done": state} for name, state in done.items()]})
-        else:
-            common.print_table(("run", "state"), [(name, "done" if state else "to do") for name, state in done.items()])
-            print(f"\n{len(done)} runs, {sum(done.values())} done")
-        return 0
     quiet_libraries()
     result = run_sweep(
         grid,
@@ -116,50 +92,41 @@ def run(args: argparse.Namespace) -> int:
 
 
 def say(status: RunStatus, done: int, total: int) -> None:
-    """Print a line for each run that ends."""
     detail = f" after {status.seconds:.0f} s" if status.seconds else ""
     common.note(f"[{done}/{total}] {status.name}: {status.status}{detail}{': ' + status.error if status.error else ''}")
 
 
 def finish(args: argparse.Namespace, grid: Grid, result: SweepResult, record: Path | None) -> None:
     """Write table, figures and record of the runs that are finished."""
+    from cs336_sft.experiments import summary as tables
     from cs336_sft.experiments.record import sweep_frame, write_record
-    from cs336_sft.experiments.summary import (
-        SUMMARY_METRICS,
-        plot_curves,
-        plot_sweep,
-        summarise,
-        table_rows,
-        varied_settings,
-    )
 
-    states = {
-        state: len(result.with_status(state)) for state in ("finished", "skipped", "failed", "interrupted", "left")
-    }
+    names = ("finished", "skipped", "failed", "interrupted", "left")
+    states = {state: len(result.with_status(state)) for state in names}
     if not result.with_status("finished", "skipped"):
         common.note("no run is finished")
         if args.json:
             common.print_json({"folder": str(result.folder), "runs": states, "summary": []})
         return
     frame = sweep_frame(result.folder, grid)
-    test = [f"test_{name}" for name in SUMMARY_METRICS[:2] if f"test_{name}" in frame]
-    metrics = (*SUMMARY_METRICS, *test)
-    summary, varied = summarise(frame, metrics=metrics), varied_settings(frame)
+    test = [f"test_{name}" for name in common.RATES[:2] if f"test_{name}" in frame]
+    metrics = (*tables.SUMMARY_METRICS, *test)
+    summary, varied = tables.summarise(frame, metrics=metrics), tables.varied_settings(frame)
     summary.to_csv(result.folder / "summary.csv", index=False)
-    figures = {"curves.png": plot_curves(frame, varied)}
+    common.save_picture(tables.plot_curves(frame, varied), result.folder / "curves.png")
     if varied:
         # The longest axis across, the next as lines; what else varies is in the table.
-        axes = sorted(varied, key=lambda name: -frame[name].nunique())
-        figures["summary.png"] = plot_sweep(frame, axes[0], hue=axes[1] if len(axes) > 1 else None, metrics=metrics)
-    for name, figure in figures.items():
-        figure.savefig(result.folder / name, dpi=120, bbox_inches="tight")
+        x, *rest = sorted(varied, key=lambda name: -frame[name].nunique())
+        figure = tables.plot_sweep(frame, x, hue=rest[0] if rest else None, metrics=metrics)
+        common.save_picture(figure, result.folder / "summary.png")
     if record is not None:
-        write_record(record, grid, result.folder, result=result, jobs=args.jobs, generations=args.generations)
+        generations = args.generations == "first-seed"
+        write_record(record, grid, result.folder, result=result, jobs=args.jobs, generations=generations)
     if args.json:
         rows = summary.astype(object).where(summary.notna(), None).to_dict("records")
         common.print_json({"folder": str(result.folder), "runs": states, "summary": rows})
         return
-    common.print_table(*table_rows(summary, metrics))
+    common.print_table(*tables.table_rows(summary, metrics))
     print("\n" + ", ".join(f"{number} {state}" for state, number in states.items() if number))
     print(f"means over seeds with 95 % intervals; figures and summary.csv in {result.folder}")
     if record is not None:

@@ -1,7 +1,6 @@
 """Evaluates the calculator annotations ``<<48/2=24>>`` of a text, exactly and without ``eval``.
 
-The text may be a model's output, so nothing in it is trusted: the only operations are ``+ - * /``, numbers and
-expressions have a bounded length, and no string raises an exception.
+The text may be a model's output: numbers and expressions have a bounded length, and no string raises an exception.
 """
 
 from __future__ import annotations
@@ -37,7 +36,6 @@ class AnnotationCheck:
 
     text: str  # between << and >>, its first 200 characters
     status: Literal["right", "wrong", "unreadable"]
-    value: Fraction | None = None  # of the expression, exactly
 
 
 def check_annotations(answer: str) -> list[AnnotationCheck]:
@@ -66,16 +64,13 @@ def _check(text: str) -> AnnotationCheck:
     decimals = len(result.strip().partition(".")[2])
     # Half a unit of the last decimal, either way: people round halves both up and to even.
     rounded = decimals > 0 and abs(value - written) * 2 * 10**decimals <= 1
-    return AnnotationCheck(text, "right" if value == written or rounded else "wrong", value)
+    return AnnotationCheck(text, "right" if value == written or rounded else "wrong")
 
 
 def evaluate_expression(expression: str) -> Fraction | None:
     """Evaluate numbers (``12``, ``0.5``, ``.5``), ``+ - * /``, signs and parentheses.
 
     All arithmetic is on fractions. Returns None for anything else, and for a division by zero.
-
-    >>> evaluate_expression("(1+2)*3/4"), evaluate_expression("2**3")
-    (Fraction(9, 4), None)
     """
     expression = expression.strip()
     if len(expression) > MAX_EXPRESSION or expression.count("(") > MAX_PARENTHESES:

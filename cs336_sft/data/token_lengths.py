@@ -23,14 +23,13 @@ PERCENTILES = (50, 90, 95, 99, 99.5)
 
 @dataclass(frozen=True)
 class LengthTable:
-    """Token counts of prompts and raw reference answers, one entry a problem."""
+    """Token counts of prompts, of raw reference answers and of both together, one entry a problem."""
 
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
 
     @property
     def total(self) -> tuple[int, ...]:
-        """Return prompt and answer together, problem by problem."""
         return tuple(prompt + answer for prompt, answer in zip(self.prompt, self.answer, strict=True))
 
 
@@ -41,11 +40,6 @@ def token_lengths(
 
     The answer is counted as the file has it: with the calculator annotations, without the space and the end-of-text
     token that ``make_examples`` adds.
-
-    >>> from cs336_sft.prompts import get_template
-    >>> characters = lambda texts, **kwargs: {"input_ids": texts}  # a token is a character
-    >>> token_lengths([Problem("1 + 1?", "#### 2", "2")], get_template("question_only"), characters)
-    LengthTable(prompt=(6,), answer=(6,))
     """
     problems = list(problems)
     prompts = encode([template.prompt(problem) for problem in problems], tokenizer, add_bos=True)
@@ -58,9 +52,6 @@ def length_percentiles(table: LengthTable) -> dict[str, dict[str, float]]:
 
     A percentile of the total is not the sum of the two others: long questions need not have long answers.
     Raises DataError: the table is empty.
-
-    >>> length_percentiles(LengthTable(prompt=(10, 20), answer=(4, 1)))["total"]["90"]
-    20.3
     """
     if not table.prompt:
         raise DataError("there are no lengths to take percentiles of", "give at least one problem")

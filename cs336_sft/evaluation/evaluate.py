@@ -1,7 +1,7 @@
 """Evaluate a model: prompts -> generations -> rewards -> metrics, with every generation kept on disk.
 
-Generating costs far more than grading, so nothing that grading does can lose a generation: each reference is graded
-once before anything is generated, and the raw generations are on disk before the first one is graded.
+Nothing that grading does can lose a generation: each reference is graded once before anything is generated, and the
+raw generations are on disk before the first one is graded.
 """
 
 from __future__ import annotations
@@ -44,11 +44,9 @@ def evaluate(
     """Sample `sampling.num_samples` answers to each problem and grade them.
 
     The main process writes the generations to `path` (JSON Lines).
-
-    Raises:
-        DataError: no problems, or a reference that can't be graded; nothing was generated.
-        EngineDiedError: the engine failed; finished generations are in `*.partial.jsonl`.
-        RewardFunctionError: a reward function failed; the generations are in `<path>.ungraded`.
+    Raises DataError: no problems, or a reference that can't be graded; nothing was generated.
+    Raises EngineDiedError: the engine failed; finished generations are in `*.partial.jsonl`.
+    Raises RewardFunctionError: a reward function failed; the generations are in `<path>.ungraded`.
 
     >>> from cs336_sft.grading import gsm8k_reward_fn
     >>> from cs336_sft.prompts import get_template

@@ -1,7 +1,7 @@
 """Write graded generations as JSON Lines, and read them back.
 
-One object a line: problem, prompt, text, token ids, how the generation ended, rewards. Log-probabilities and entropies
-are stored as their means. `cs336-sft grade FILE --response text --truth final` grades such a file again.
+Log-probabilities and entropies are stored as their means. `cs336-sft grade FILE --response text --truth final` grades
+such a file again.
 """
 
 from __future__ import annotations
@@ -32,10 +32,7 @@ def write_generations(path: str | Path, graded: Iterable[Graded]) -> None:
 
 
 def read_generations(path: str | Path) -> tuple[Graded, ...]:
-    """Read what `write_generations` wrote, without log-probabilities and entropies.
-
-    Raises DataError: no such file, or another kind of line; the message names file, line and field.
-    """
+    """Read what `write_generations` wrote, or raise DataError."""
     return tuple(
         Graded(problem, generation, **{name: float(row[name]) for name in _REWARDS})
         for problem, generation, row in _read(path, _FIELDS | _REWARDS)

@@ -44,28 +44,22 @@ def log_generations(
     """
     sampling = replace(sampling, record_entropy=True)
     problems = _prompt_problems(prompts, ground_truths)
-    evaluation = evaluate_generations(
-        lambda: sampler.generate(prompts, sampling), problems, reward_fn, lenient_fn, path
-    )
-    return list(evaluation.graded), evaluation.metrics
+    done = evaluate_generations(lambda: sampler.generate(prompts, sampling), problems, reward_fn, lenient_fn, path)
+    return list(done.graded), done.metrics
 
 
 def _prompt_problems(prompts: Sequence[str], ground_truths: Sequence[str]) -> list[Problem]:
-    """Make a problem of each whole prompt and its ground truth."""
     if not prompts or len(prompts) != len(ground_truths):
-        raise DataError(
-            f"{len(prompts)} prompts and {len(ground_truths)} ground truths", "give one ground truth for each prompt"
-        )
-    pairs = zip(prompts, ground_truths, strict=True)
-    return [Problem(prompt, truth, truth, id=f"prompt/{number}") for number, (prompt, truth) in enumerate(pairs)]
+        problem = f"{len(prompts)} prompts and {len(ground_truths)} ground truths"
+        raise DataError(problem, "give one ground truth for each prompt")
+    return [Problem(p, t, t, id=f"prompt/{n}") for n, (p, t) in enumerate(zip(prompts, ground_truths, strict=True))]
 
 
 def init_vllm(model_id: str, device: str, seed: int, gpu_memory_utilization: float = 0.85) -> Any:
     """Start a `vllm.LLM` that `load_policy_into_vllm_instance` can give new weights.
 
     It computes in bfloat16. `device` is "cpu", "cuda" (the first GPU, in this process) or "cuda:1" etc.: the engine
-    then has a process of its own, and the script needs `if __name__ == "__main__":`. `llm.close()` ends the engine,
-    which a second `init_vllm` needs.
+    then has a process of its own, and the script needs `if __name__ == "__main__":`. `llm.close()` ends the engine.
     Raises ConfigError: vLLM is missing, was built for another kind of device, or does not start.
     """
     kind, _, number = device.partition(":")
@@ -116,22 +110,20 @@ def evaluate_vllm(
     results: list[list[Generation]] = [[] for _ in prompts]
 
     def store(number: int, output: Any) -> None:
-        results[number] = [_to_generation(prompts[number], sample) for sample in output.outputs]
+        results[number] = [
+            Generation(
+                prompt=prompts[number],
+                token_ids=tuple(sample.token_ids),
+                text=sample.text,  # cut as the caller asked
+                finish_reason="length" if sample.finish_reason == "length" else "stop",
+                stop_reason=sample.stop_reason if isinstance(sample.stop_reason, str) else None,
+                sample=sample.index,
+                logprobs=chosen_logprobs(sample),
+            )
+            for sample in output.outputs
+        ]
 
     requests = [(ids, params) for ids in encoded]
     return evaluate_generations(
         lambda: collect(engine, requests, store, results), problems, reward_fn, lenient_fn, path
-    )
-
-
-def _to_generation(prompt: str, sample: Any) -> Generation:
-    """Convert vLLM's `CompletionOutput`, whose text is cut as the caller asked."""
-    return Generation(
-        prompt=prompt,
-        token_ids=tuple(sample.token_ids),
-        text=sample.text,
-        finish_reason="length" if sample.finish_reason == "length" else "stop",
-        stop_reason=sample.stop_reason if isinstance(sample.stop_reason, str) else None,
-        sample=sample.index,
-        logprobs=chosen_logprobs(sample),
     )

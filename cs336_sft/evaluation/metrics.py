@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from math import fsum
 from statistics import fmean
@@ -36,7 +36,6 @@ class Metrics:
     entropy: float | None  # nats at temperature 1, over all generated tokens; None if not recorded
 
     def as_dict(self) -> dict[str, float | int | None]:
-        """Return the fields in order, with None for a missing number."""
         return asdict(self)
 
 
@@ -44,18 +43,14 @@ def compute_metrics(graded: Sequence[Graded]) -> Metrics:
     """Compute the metrics of graded generations.
 
     Samples with the same problem id (or question, without one) belong to one problem.
-
-    Raises:
-        DataError: there is nothing to average.
+    Raises DataError: there is nothing to average.
 
     >>> from cs336_sft.records import Generation, Problem
     >>> problem = Problem("2 + 3?", "#### 5", "5")
     >>> generation = Generation(prompt="2 + 3?", token_ids=(5, 0), text=" 5", finish_reason="stop")
     >>> metrics = compute_metrics([Graded(problem, generation, 0.0, 0.0, 0.0, lenient=1.0)])
-    >>> metrics.accuracy, metrics.accuracy_lenient, metrics.trunc_rate, metrics.avg_gen_len
-    (0.0, 1.0, 0.0, 2.0)
-    >>> metrics.avg_gen_len_correct is None  # none is correct
-    True
+    >>> metrics.accuracy, metrics.accuracy_lenient, metrics.avg_gen_len
+    (0.0, 1.0, 2.0)
     """
     if not graded:
         raise DataError("there are no graded generations", "evaluate at least one problem")
@@ -64,7 +59,7 @@ def compute_metrics(graded: Sequence[Graded]) -> Metrics:
         groups.setdefault(item.problem.id or item.problem.question, []).append(item)
 
     rates: dict[str, float] = {}
-    outcomes: dict[str, Callable[[Graded], float]] = {
+    outcomes = {
         "accuracy": lambda item: item.reward,
         "accuracy_lenient": lambda item: item.lenient,
         "format_accuracy": lambda item: item.format_reward,
@@ -73,7 +68,6 @@ def compute_metrics(graded: Sequence[Graded]) -> Metrics:
     for name, outcome in outcomes.items():
         interval = clustered_rate_interval([outcome(item) for item in group] for group in groups.values())
         rates |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
     return Metrics(
         n=len(graded),
         n_problems=len(groups),
@@ -86,15 +80,11 @@ def compute_metrics(graded: Sequence[Graded]) -> Metrics:
 
 
 def mean_token_entropy(graded: Sequence[Graded]) -> float | None:
-    """Average over tokens (not over generations), in nats.
-
-    None unless every generation has its entropies.
-    """
+    """Average over all tokens, in nats, or return None if entropies are missing."""
     recorded = [item.generation.entropies for item in graded]
-    tokens = sum(len(entropies) for entropies in recorded if entropies is not None)
-    if tokens == 0 or any(entropies is None for entropies in recorded):
+    if None in recorded or not any(recorded):
         return None
-    return fsum(fsum(entropies) for entropies in recorded if entropies is not None) / tokens
+    return fsum(map(fsum, recorded)) / sum(map(len, recorded))
 
 
 def _mean_length(graded: Sequence[Graded]) -> float | None:

@@ -1,7 +1,4 @@
-"""Outcomes problem by problem, and the change of accuracy between two evaluations, by outcome.
-
-Two accuracies say how much was gained or lost, the outcomes why.
-"""
+"""Outcomes problem by problem, and the change of accuracy between two evaluations, by outcome."""
 
 from __future__ import annotations
 
@@ -13,23 +10,13 @@ from cs336_sft.evaluation.intervals import Interval, paired_difference_interval
 from cs336_sft.records import Graded
 
 # In the order in which the questions are asked. One letter each, so that an evaluation is a short string.
-OUTCOMES = {
-    "R": "right",
-    "F": "right, but not in the format",
-    "C": "cut off by the limit",
-    "W": "wrong",
-}
+OUTCOMES = {"R": "right", "F": "right, but not in the format", "C": "cut off by the limit", "W": "wrong"}
 
 
 def outcome(graded: Graded) -> str:
-    """Return the letter of a graded generation in `OUTCOMES`.
-
-    `F` is an answer that the lenient grader finds right, `C` one that was cut off and is not right either way.
-    """
-    if graded.reward > 0:
-        return "R"
-    if graded.lenient > 0:
-        return "F"
+    """Return the letter of a graded generation in `OUTCOMES`."""
+    if graded.reward > 0 or graded.lenient > 0:
+        return "R" if graded.reward > 0 else "F"
     return "C" if graded.generation.finish_reason == "length" else "W"
 
 
@@ -39,11 +26,7 @@ def outcome_letters(graded: Sequence[Graded]) -> str:
 
 
 def is_correct(letters: str, lenient: bool = False) -> list[float]:
-    """Return 1.0 for each right problem (`lenient`: in any format), else 0.0.
-
-    >>> is_correct("RFCW"), is_correct("RFCW", lenient=True)
-    ([1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0])
-    """
+    """Return 1.0 for each right problem (`lenient`: in any format), else 0.0."""
     return [float(letter in ("RF" if lenient else "R")) for letter in letters]
 
 
@@ -71,9 +54,8 @@ def decompose_change(before: str, after: str, *, lenient: bool = False) -> Accur
     ({'F': 1, 'C': 0, 'W': 0}, {'F': 0, 'C': 1, 'W': 1})
     """
     if len(before) != len(after):
-        raise DataError(
-            f"{len(before)} and {len(after)} outcomes", "give those of the same problems, in the same order"
-        )
+        remedy = "give those of the same problems, in the same order"
+        raise DataError(f"{len(before)} and {len(after)} outcomes", remedy)
     right = "RF" if lenient else "R"
     others = [letter for letter in OUTCOMES if letter not in right]
     pairs = list(zip(before, after, strict=True))

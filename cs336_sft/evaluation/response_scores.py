@@ -1,8 +1,4 @@
-"""The policy's view of given responses: their loss, and log-probabilities and entropies of their tokens.
-
-The validation loss counts every token of every reference answer, so it shows earlier than accuracy, and with less
-noise, when training begins to learn the training examples by heart.
-"""
+"""The policy's view of given responses: their loss, and log-probabilities and entropies of their tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +11,7 @@ import torch
 from cs336_sft.data.batching import split_microbatches
 from cs336_sft.errors import DataError
 from cs336_sft.logprobs import get_response_log_probs
-from cs336_sft.model.eval_mode import evaluation_mode
+from cs336_sft.model.loading import evaluation_mode
 from cs336_sft.records import Example, Generation
 from cs336_sft.tokenization import collate
 
@@ -48,10 +44,7 @@ def validation_loss(model: PreTrainedModel, examples: Sequence[Example], *, batc
 def score_responses(
     model: PreTrainedModel, examples: Sequence[Example], *, batch_tokens: int = 4096
 ) -> list[ResponseScores]:
-    """Compute log-probabilities and entropies of every response, in the order given.
-
-    Every example needs at least one prompt token.
-    """
+    """Score responses that come after at least one prompt token each."""
     results: dict[int, ResponseScores] = {}
     for part, mask, values in _run(model, examples, batch_tokens, entropy=True):
         for row, index in enumerate(part):
@@ -61,10 +54,10 @@ def score_responses(
 
 
 def engine_gap(scores: Sequence[ResponseScores], generations: Sequence[Generation]) -> float | None:
-    """Average the difference of the engine's log-probabilities and the policy's.
+    """Average the difference of log-probabilities of engine and policy, in nats.
 
-    In nats a token; near 0 for an engine that holds the policy's weights (0.01 to 0.05 where one computes in
-    bfloat16). None where the engine records no log-probabilities.
+    Near 0 for an engine that holds the policy's weights (0.01 to 0.05 where one computes in bfloat16). None where the
+    engine records no log-probabilities.
     """
     differences = [
         abs(own - engines)

@@ -1,8 +1,7 @@
 """Where a model's first answer is, how its outputs end, and what they would score under other rules of stopping.
 
-`trunc_rate` counts outputs that were cut before their answer, which a higher limit would help, and outputs that had
-given their answer and went on. The `rescore_...` functions need no model: tokens do not depend on what stops them
-later, so ending a stored generation earlier gives exactly what generating again would have given.
+The `rescore_...` functions need no model: tokens do not depend on what stops them later, so ending a stored generation
+earlier gives exactly what generating again would have given.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from itertools import accumulate, product
 from typing import TYPE_CHECKING, NamedTuple
 
 from cs336_sft.errors import ConfigError, ContextLengthError, DataError
-from cs336_sft.evaluation.evaluate import LenientFn, grade_generation
+from cs336_sft.evaluation.evaluate import grade_generation
 from cs336_sft.evaluation.response_scores import score_responses
 from cs336_sft.generation.response_text import decode_response
-from cs336_sft.grading import RewardFn, cut_position, lenient_reward_fn
+from cs336_sft.grading import RewardFn, cut_position
 from cs336_sft.records import Example, FinishReason, Graded
 from cs336_sft.tokenization import encode
 
@@ -37,16 +36,7 @@ class AnswerSpan(NamedTuple):
 
 
 def find_first_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> AnswerSpan | None:
-    """Find the first answer in generated ids, or None.
-
-    Only the text before another problem is searched. The grader reads the *last* answer of that part.
-
-    >>> class Bytes:
-    ...     def decode(self, ids, **settings):
-    ...         return bytes(ids).decode(errors="replace")
-    >>> find_first_answer(Bytes(), b"9*2 = 18\\n#### 18\\n\\nQuestion: And now?")
-    AnswerSpan(start=9, end=16)
-    """
+    """Find the first answer in generated ids before another problem, or None."""
     text = decode_response(tokenizer, token_ids)
     found = GSM8K_ANSWER.search(text, 0, cut_position(text))
     if found is None:
@@ -60,9 +50,6 @@ def find_recorded_answer(text: str, token_ends: Sequence[int]) -> AnswerSpan | N
     """Find the first answer in a recorded generation.
 
     `token_ends` has the characters of the text that each token adds, as sweep records store them.
-
-    >>> find_recorded_answer("so\\n#### 18", [2, 1, 4, 1, 1, 1, 0])
-    AnswerSpan(start=2, end=6)
     """
     found = GSM8K_ANSWER.search(text, 0, cut_position(text))
     if found is None:
@@ -80,11 +67,7 @@ def tokens_until(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], beginni
 
 
 def count_endings(graded: Sequence[Graded]) -> dict[tuple[FinishReason, bool], int]:
-    """Count generations by finish reason and by whether the format's answer is there.
-
-    >>> count_endings([])
-    {('stop', True): 0, ('stop', False): 0, ('length', True): 0, ('length', False): 0}
-    """
+    """Count generations by finish reason and by whether the format's answer is there."""
     cells = [(item.generation.finish_reason, item.format_reward > 0) for item in graded]
     return {cell: cells.count(cell) for cell in product(("stop", "length"), (True, False))}
 
@@ -99,23 +82,17 @@ def eos_log_probs(
     eos_id = tokenizer.eos_token_id
     if eos_id is None:
         raise ConfigError("the tokenizer has no end-of-text token", "set tokenizer.eos_token")
-    ended = []
-    for example in examples:
-        if example.response_ids[-1:] != (eos_id,):
-            example = replace(example, response_ids=(*example.response_ids, eos_id))
-        if len(example) == 1:
-            raise DataError("an example without tokens", "give a prompt or a response")
-        ended.append(example)
+    texts = [
+        (e.prompt_ids, e.response_ids[:-1] if e.response_ids[-1:] == (eos_id,) else e.response_ids) for e in examples
+    ]
+    if not all(prompt or response for prompt, response in texts):
+        raise DataError("an example without tokens", "give a prompt or a response")
+    ended = [Example(prompt, (*response, eos_id)) for prompt, response in texts]
     return [scores.logprobs[-1] for scores in score_responses(model, ended)]
 
 
 def rescore_at_limit(
-    graded: Sequence[Graded],
-    limit: int,
-    tokenizer: PreTrainedTokenizerBase,
-    reward_fn: RewardFn,
-    *,
-    lenient_fn: LenientFn | None = lenient_reward_fn,
+    graded: Sequence[Graded], limit: int, tokenizer: PreTrainedTokenizerBase, reward_fn: RewardFn
 ) -> tuple[Graded, ...]:
     """Grade generations as they would be under a lower `max_new_tokens`.
 
@@ -127,12 +104,10 @@ def rescore_at_limit(
     for item in graded:
         length = len(item.generation.token_ids)
         if length < limit and item.generation.finish_reason == "length":
-            raise ConfigError(
-                f"a generation of {item.problem.id or 'a problem'} was cut off after {length} tokens; "
-                f"nothing is known of the tokens up to {limit}",
-                f"give a limit of at most {length}, or generate again with max_new_tokens={limit}",
-            )
-        rescored.append(_shorten(item, limit, "length", tokenizer, reward_fn, lenient_fn))
+            problem = f"a generation of {item.problem.id or 'a problem'} was cut off after {length} tokens"
+            remedy = f"give a limit of at most {length}, or generate again with max_new_tokens={limit}"
+            raise ConfigError(f"{problem}; nothing is known of the tokens up to {limit}", remedy)
+        rescored.append(_shorten(item, limit, "length", tokenizer, reward_fn))
     return tuple(rescored)
 
 
@@ -141,7 +116,6 @@ def rescore_in_context(
 ) -> tuple[Graded, ...]:
     """Grade generations as if the context had held `max_model_len` tokens.
 
-    vLLM silently clips prompt and output together where `max_tokens` does not fit: the finish reason is "length".
     Raises ContextLengthError: a prompt that leaves no room for a token.
     """
     rescored = []
@@ -149,10 +123,8 @@ def rescore_in_context(
     for item, prompt in zip(graded, prompts, strict=True):
         room = max_model_len - len(prompt)
         if room < 1:
-            raise ContextLengthError(
-                f"a prompt of {len(prompt)} tokens leaves no room in a context of {max_model_len}",
-                f"raise max_model_len to at least {len(prompt) + 1}",
-            )
+            problem = f"a prompt of {len(prompt)} tokens leaves no room in a context of {max_model_len}"
+            raise ContextLengthError(problem, f"raise max_model_len to at least {len(prompt) + 1}")
         rescored.append(_shorten(item, room, "length", tokenizer, reward_fn))
     return tuple(rescored)
 
@@ -175,7 +147,7 @@ def rescore_with_stop(
             # Several strings may be completed by one token: then the first in the order of `stop`, as in the sampler.
             counts = {s: tokens_until(tokenizer, ids, cut) for s, cut in cuts.items()}
             found = min(counts, key=counts.__getitem__)
-            item = _shorten(item, counts[found], "stop", tokenizer, reward_fn, stop=found, text=cuts[found])
+            item = _shorten(item, counts[found], "stop", tokenizer, reward_fn, found, cuts[found])
         rescored.append(item)
     return tuple(rescored)
 
@@ -184,11 +156,9 @@ def rescore_at_first_answer(
     graded: Sequence[Graded], tokenizer: PreTrainedTokenizerBase, reward_fn: RewardFn
 ) -> tuple[Graded, ...]:
     """Grade generations as if each had ended by itself after its first answer."""
-    rescored = []
-    for item in graded:
-        span = find_first_answer(tokenizer, item.generation.token_ids)
-        rescored.append(_shorten(item, span.end, "stop", tokenizer, reward_fn) if span else item)
-    return tuple(rescored)
+    spans = [find_first_answer(tokenizer, item.generation.token_ids) for item in graded]
+    pairs = zip(graded, spans, strict=True)
+    return tuple(_shorten(item, span.end, "stop", tokenizer, reward_fn) if span else item for item, span in pairs)
 
 
 def _shorten(
@@ -197,8 +167,6 @@ def _shorten(
     finish_reason: FinishReason,
     tokenizer: PreTrainedTokenizerBase,
     reward_fn: RewardFn,
-    lenient_fn: LenientFn | None = lenient_reward_fn,
-    *,
     stop: str | None = None,
     text: str | None = None,
 ) -> Graded:
@@ -216,4 +184,4 @@ def _shorten(
         logprobs=generation.logprobs and generation.logprobs[:length],
         entropies=generation.entropies and generation.entropies[:length],
     )
-    return grade_generation(item.problem, generation, reward_fn, lenient_fn)
+    return grade_generation(item.problem, generation, reward_fn)

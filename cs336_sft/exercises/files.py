@@ -47,10 +47,10 @@ def untouched(exercise: Exercise, text: str) -> bool:
 
 
 def displayed(path: Path) -> str:
-    """Shorten a path: relative to the current folder where it lies below it."""
+    """Shorten a path: as seen from the current folder where that is shorter."""
     try:
-        return str(path.resolve().relative_to(Path.cwd().resolve()))
-    except ValueError:
+        return min(str(path), os.path.relpath(path), key=len)
+    except ValueError:  # on Windows, another drive
         return str(path)
 
 

@@ -1,7 +1,4 @@
-"""The configuration of one fine-tuning run: one flat set of names for Python, JSON and the command line.
-
-    config = make_config(profile="tiny", learning_rate=1e-4, batch_size=8, train_size=512, append_eos=False)
-    run_name(config)                                        # 'full_n512_b8_lr1e-4_ep3_noeos_s0'
+"""The configurations of one run, of fine-tuning or expert iteration: flat names for Python, JSON and command line.
 
 A field ``gen_batch_size`` is the option ``--gen-batch-size`` and the JSON key ``gen_batch_size``. A profile is a
 dictionary of defaults that ``make_config`` applies once.
@@ -11,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.experiments.profiles import get_profile
+from cs336_sft.experiments.profiles import get_profile, with_model
+from cs336_sft.expert_iteration.config import ExpertIterationConfig
 from cs336_sft.model.lora import LINEAR_LAYERS, AdapterConfig
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.utils.validation import (
@@ -24,6 +23,7 @@ from cs336_sft.utils.validation import (
     check_flags,
     fields_from_dict,
     is_count,
+    is_number,
     narrow,
 )
 
@@ -37,71 +37,50 @@ PROFILE_FIELDS = ("template", "train_size", "eval_size", "max_new_tokens", "batc
 
 @dataclass(frozen=True)
 class RunFields:
-    """Data, model and evaluation of a run: the fields that fine-tuning and expert iteration share.
-
-    Attributes:
-        profile: name of the profile that gives the defaults, the model and the problems.
-        model: model folder or hub name; None: the profile's model.
-        template: name of the prompt template.
-        data, eval_data: training and evaluation problems; None: the profile's. See ``Profile.problems``.
-        eval_size: number of validation problems; always the same ones, whatever the seeds.
-        max_new_tokens: generation limit in tokens.
-        test_checkpoint: measure the test split at the end with the ``"last"`` weights, or with those that were
-            ``"best"`` on validation (accuracy; the earliest of equal ones); None: never.
-        sampler: generation engine, ``"hf"`` or ``"vllm"``.
-        gen_batch_size: sequences that the Hugging Face sampler generates at once; None: the sampler's default.
-
-    Raises:
-        ConfigError: a field out of range.
-    """
+    """Data, model and evaluation of a run: the fields that fine-tuning and expert iteration share."""
 
     profile: str = "tiny"
-    model: str | None = None
+    model: str | None = None  # model folder or hub name; None: the profile's model
     template: str = "gsm8k"
-    data: str | None = None
-    eval_data: str | None = None
-    eval_size: int = 256
+    data: str | None = None  # training problems (see Profile.problems); None: the profile's
+    eval_data: str | None = None  # evaluation problems, likewise
+    eval_size: int = 256  # validation problems; always the same ones, whatever the seeds
     max_new_tokens: int = 160
+    # Measure the test split at the end with the last weights, or those best on validation (the earliest of equal ones).
     test_checkpoint: Literal["last", "best"] | None = None
     sampler: Literal["hf", "vllm"] = "hf"
-    gen_batch_size: int | None = None
+    gen_batch_size: int | None = None  # sequences that the hf sampler generates at once; None: its default
 
     def __post_init__(self) -> None:
         get_profile(self.profile)
         for name in ("model", "data", "eval_data"):
-            value = getattr(self, name)
-            check_field(value is None or isinstance(value, str), self, name, "give a path or a hub name as text")
+            text = isinstance(getattr(self, name), str | None)
+            check_field(text, self, name, "give a path or a hub name as text")
         check_field(isinstance(self.template, str), self, "template", "give the name of a template")
         check_counts(self, "eval_size", "max_new_tokens")
         check_counts(self, "gen_batch_size", optional=True)
         check_choice(self, "test_checkpoint", ("last", "best", None))
         check_choice(self, "sampler", ("hf", "vllm"))
 
+    def model_source(self) -> str | Path:
+        """Return the folder or hub name of the run's model."""
+        return with_model(get_profile(self.profile), self.model).model_source()
+
 
 @dataclass(frozen=True)
 class RunConfig(RunFields, SFTConfig):
     """Everything that one fine-tuning run is made of.
 
-    Attributes:
-        train_size: number of training problems, or ``"full"``: all of GSM8K's train part that is not held out, or
-            ``Profile.full_size`` generated problems.
-        subset_seed: random seed for choosing the training problems; smaller sets are parts of larger ones.
-        append_eos: train on the end-of-text token after each response.
-        method: train all weights (``"full"``), an adapter (``"lora"``), or one over 4-bit weights (``"qlora"``).
-        lora_r, lora_alpha, lora_dropout, lora_targets: see ``AdapterConfig``; without effect on ``"full"``.
-
-    Raises:
-        ConfigError: a field out of range.
-
     >>> RunConfig(method="lora", lora_r=8).adapter.scaling
     4.0
     """
 
+    # "full": all of GSM8K's train part that is not held out, or Profile.full_size generated problems.
     train_size: int | Literal["full"] = 512
-    subset_seed: int = 0
-    append_eos: bool = True
-    method: Method = "full"
-    lora_r: int = 16
+    subset_seed: int = 0  # chooses the training problems; smaller sets are parts of larger ones
+    append_eos: bool = True  # train on the end-of-text token after each response
+    method: Method = "full"  # train all weights, an adapter, or one over 4-bit weights
+    lora_r: int = 16  # this and the next three: see AdapterConfig
     lora_alpha: float = 32.0
     lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = LINEAR_LAYERS
@@ -139,16 +118,41 @@ class RunConfig(RunFields, SFTConfig):
         return {name: value for name, value in self.to_dict().items() if name not in hidden}
 
 
+@dataclass(frozen=True)
+class ExpertIterationRunConfig(RunFields, ExpertIterationConfig):
+    """Everything that one run of expert iteration is made of."""
+
+    pool_size: int | None = None  # questions that rounds draw from; None: questions_per_round
+    skip_train: int = 0  # training problems to leave out, because the model was trained on them
+    sft_size: int = 0  # further training problems for a first SFT; they are not in the pool
+    sft_epochs: int = 3
+    sft_learning_rate: float | None = None  # of the first SFT; None: the profile's
+    subset_seed: int = 0  # chooses the training problems
+    test_size: int | None = None  # test problems; None: eval_size
+
+    def __post_init__(self) -> None:
+        ExpertIterationConfig.__post_init__(self)
+        RunFields.__post_init__(self)
+        check_counts(self, "skip_train", "sft_size", "subset_seed", least=0)
+        check_counts(self, "sft_epochs")
+        check_counts(self, "pool_size", "test_size", optional=True)
+        check_choice(self, "test_checkpoint", ("last", None))
+        rate = self.sft_learning_rate
+        valid = rate is None or (is_number(rate) and rate > 0)
+        check_field(valid, self, "sft_learning_rate", "give a positive number, or None")
+
+    def start_config(self) -> SFTConfig:
+        """Build the settings of the first SFT."""
+        rate = self.sft_learning_rate or get_profile(self.profile).learning_rate
+        return narrow(self, SFTConfig, learning_rate=rate, epochs=self.sft_epochs)
+
+
 _LORA_FIELDS = ("lora_r", "lora_alpha", "lora_dropout", "lora_targets")
 SETTINGS = tuple(item.name for item in fields(RunConfig) if item.name not in WITHOUT_EFFECT)
 
 
 def make_config(
-    *,
-    profile: str | None = None,
-    gpu: bool | None = None,
-    config_class: type[Config] = RunConfig,
-    **overrides: Any,
+    *, profile: str | None = None, gpu: bool | None = None, config_class: type[Config] = RunConfig, **overrides: Any
 ) -> Config:
     """Make a run's configuration: the profile's defaults, then the overrides.
 
@@ -157,20 +161,17 @@ def make_config(
         gpu: use the profile's mixed precision, which pays on a GPU; None: if this machine has one.
         overrides: fields of ``config_class``. Without ``subset_seed``, ``seed`` chooses the training problems too.
 
-    Raises:
-        ConfigError: a name is not a field, or a value is out of range.
+    Raises ConfigError: a name is not a field, or a value is out of range.
 
-    >>> config = make_config(profile="smollm2", batch_size=16, gpu=True)
-    >>> config.batch_size, config.mixed_precision, config.max_new_tokens, config.epochs
-    (16, 'bf16', 320, 3)
+    >>> make_config(profile="smollm2", batch_size=16, gpu=True).max_new_tokens
+    320
     """
     source = get_profile(profile)
     if gpu is None:
         from cs336_sft.model.loading import best_device
 
         gpu = best_device() == "cuda"
-    defaults = {name: getattr(source, name) for name in PROFILE_FIELDS}
-    defaults |= {
+    defaults = {name: getattr(source, name) for name in PROFILE_FIELDS} | {
         "profile": source.name,
         # An adapter's best learning rate is about ten times that of all weights.
         "learning_rate": source.learning_rate * (1 if overrides.get("method", "full") == "full" else 10),
@@ -182,6 +183,17 @@ def make_config(
     known = {field.name for field in fields(config_class)}
     defaults = {name: value for name, value in defaults.items() if name in known}
     return fields_from_dict(config_class, defaults | overrides)
+
+
+def make_ei_config(**overrides: Any) -> ExpertIterationRunConfig:
+    """Make a configuration of expert iteration (see ``make_config``).
+
+    ``epochs`` are those of a round, so their default does not depend on the profile.
+
+    >>> make_ei_config(profile="smollm2", sft_size=128).max_new_tokens
+    320
+    """
+    return make_config(config_class=ExpertIterationRunConfig, **{"epochs": 1} | overrides)
 
 
 # Every name says these, in a fixed order; any other field is added if it differs from its default.
@@ -200,15 +212,12 @@ def run_name(config: RunConfig) -> str:
     >>> run_name(make_config(max_new_tokens=320, append_eos=False, method="lora", lora_r=4, gpu=False))
     'lora_n512_b8_lr1e-3_ep3_noeos_s0_max-new-tokens320_lora-r4'
     """
-    seeds = config.subset_seed, config.seed
+    subset, seed = config.subset_seed, config.seed
     parts = [
-        config.method,
-        f"n{config.train_size}",
-        f"b{config.batch_size}",
-        f"lr{short_number(config.learning_rate)}",
+        *(config.method, f"n{config.train_size}", f"b{config.batch_size}", f"lr{short_number(config.learning_rate)}"),
         f"ep{config.epochs}" if config.max_steps is None else f"{config.max_steps}steps",
         "eos" if config.append_eos else "noeos",
-        f"s{seeds[0]}" if seeds[0] == seeds[1] else f"subset{seeds[0]}_seed{seeds[1]}",
+        f"s{seed}" if subset == seed else f"subset{subset}_seed{seed}",
     ]
     usual = {name: getattr(config, name) for name in ("profile", "method", "batch_size")}
     default = make_config(**usual, gpu=config.mixed_precision == "bf16").settings() | {"profile": "tiny"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 from cs336_sft.data.download import ARTIFACT_NAMES, data_folder, is_fetched
 
-_GIB = 2**30
 _PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "vllm", "peft", "bitsandbytes", "datasets")
 
 
@@ -46,23 +46,24 @@ class Machine:
 def look_at_machine() -> Machine:
     """Collect the facts, which takes as long as importing PyTorch."""
     import psutil
+    import torch
 
+    devices = map(torch.cuda.get_device_properties, range(torch.cuda.device_count()))
     memory = psutil.virtual_memory()
     gsm8k, gsm8k_note = find_gsm8k()
     versions = {}
     for package in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
     return Machine(
         python=platform.python_version(),
         system=f"{platform.system()} {platform.machine()}",
         cores=usable_cores(),
-        memory_gib=round(memory.total / _GIB, 1),
-        memory_free_gib=round(memory.available / _GIB, 1),
-        disk_free_gib=round(shutil.disk_usage(Path.cwd()).free / _GIB, 1),
-        gpus=find_gpus(),
+        memory_gib=_gib(memory.total),
+        memory_free_gib=_gib(memory.available),
+        disk_free_gib=_gib(shutil.disk_usage(Path.cwd()).free),
+        # Native bfloat16 came with compute capability 8.0 (Ampere); older cards only emulate it.
+        gpus=tuple(Gpu(device.name, _gib(device.total_memory), device.major >= 8) for device in devices),
         versions=versions,
         gsm8k=gsm8k,
         gsm8k_note=gsm8k_note,
@@ -71,20 +72,14 @@ def look_at_machine() -> Machine:
     )
 
 
+def _gib(size: int) -> float:
+    return round(size / 2**30, 1)
+
+
 def usable_cores() -> int:
     """Count the cores that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)  # Linux
     return len(affinity(0)) if affinity else os.cpu_count() or 1
-
-
-def find_gpus() -> tuple[Gpu, ...]:
-    """List the CUDA devices that PyTorch sees."""
-    import torch
-
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    devices = [torch.cuda.get_device_properties(index) for index in range(count)]
-    # Native bfloat16 came with compute capability 8.0 (Ampere); older cards only emulate it.
-    return tuple(Gpu(device.name, round(device.total_memory / _GIB, 1), device.major >= 8) for device in devices)
 
 
 def find_gsm8k() -> tuple[str | None, str]:
@@ -92,9 +87,9 @@ def find_gsm8k() -> tuple[str | None, str]:
     named = os.environ.get("CS336_GSM8K")
     if not named:
         return None, "CS336_GSM8K is unset"
-    missing = [name for name in ("train.jsonl", "test.jsonl") if not (Path(named) / name).is_file()]
-    if missing:
-        return None, f"CS336_GSM8K names {named}, which has no {missing[0]}"
+    for name in ("train.jsonl", "test.jsonl"):
+        if not Path(named, name).is_file():
+            return None, f"CS336_GSM8K names {named}, which has no {name}"
     return named, ""
 
 
@@ -116,12 +111,10 @@ def check_profiles(machine: Machine) -> dict[str, dict[str, Any]]:
     else:
         qwen = "needs a GPU with 44-80 GB (24 GB for LoRA or QLoRA)"
     small = machine.memory_gib < 2
+    place = "on the GPU" if machine.gpus else "on the CPU, with patience"
     return {
         "tiny": {"runs": not small, "note": "less than 2 GB of memory" if small else "everything it needs is here"},
-        "smollm2": {
-            "runs": not smollm2,
-            "note": "; ".join(smollm2) or ("on the GPU" if machine.gpus else "on the CPU, with patience"),
-        },
+        "smollm2": {"runs": not smollm2, "note": "; ".join(smollm2) or place},
         "qwen2.5-math-1.5b": {"runs": memory >= 22 and not no_gsm8k, "note": "; ".join([qwen, *no_gsm8k])},
         "qwen2.5-coder-1.5b": {"runs": memory >= 22 and not coder, "note": "; ".join([qwen, *coder])},
     }

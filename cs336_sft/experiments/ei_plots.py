@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from cs336_sft.errors import DataError
 from cs336_sft.evaluation.intervals import mean_interval
-from cs336_sft.experiments.plots import PALETTE, NotebookFigure, add_legend, draw_curve, line_style, panel_grid
+from cs336_sft.experiments import plots
 from cs336_sft.experiments.summary import over_seeds
 
 Rounds = Sequence[Mapping[str, Any]]
 
 DEFAULT_PANELS = (
-    "accuracy",
-    "accuracy_lenient",
-    "rollout_pass_rate",
-    "rollout_coverage",
-    "rollout_entropy",
-    "avg_gen_len",
+    *("accuracy", "accuracy_lenient", "rollout_pass_rate", "rollout_coverage"),
+    *("rollout_entropy", "avg_gen_len"),
 )
 _LABELS = {
     "accuracy": "validation accuracy",
@@ -44,34 +40,28 @@ _RATES = ("kept_wrong", "kept_flawed", "kept_no_steps")
 
 def plot_rounds(
     arms: Mapping[str, Sequence[Rounds]], panels: Sequence[str] = DEFAULT_PANELS, *, title: str = ""
-) -> NotebookFigure:
+) -> plots.NotebookFigure:
     """Plot metrics over rounds: one panel per metric, one curve per arm.
 
     ``arms`` maps a label to its runs, one per seed; a run is the ``rounds`` of an ``ExpertIterationResult``. Panels for
-    metrics that no run has are left out. Bands are as in ``over_seeds``.
-
-    Raises:
-        DataError: nothing to draw.
+    metrics that no run has are left out. Bands are as in ``over_seeds``. Raises DataError: nothing to draw.
 
     >>> record = {"round": 0, "accuracy": 0.5, "accuracy_low": 0.4, "accuracy_high": 0.6}
     >>> len(plot_rounds({"EI": [[record]]}).axes)
     1
     """
-    if not arms or not all(arms.values()):
-        raise DataError("no rounds to draw", "give at least one run for each arm")
-    records = {label: [record for rounds in runs for record in rounds] for label, runs in arms.items()}
-    every = [record for own in records.values() for record in own]
-    present = [name for name in panels if any(record.get(name) is not None for record in every)]
-    if not present:
-        raise DataError("the runs recorded none of these metrics", f"choose among {', '.join(_LABELS)}")
-    figure, axes = panel_grid(len(present))
+    plots.check_not_empty(arms, "rounds")
+    records = {label: list(itertools.chain.from_iterable(runs)) for label, runs in arms.items()}
+    every = list(itertools.chain.from_iterable(records.values()))
+    present = plots.recorded_metrics(panels, every, _LABELS)
+    figure, axes = plots.panel_grid(len(present))
     for panel, name in zip(axes, present, strict=True):
         rate = name in _RATES or any(record.get(f"{name}_low") is not None for record in every)
         for index, (label, own) in enumerate(records.items()):
             rounds = sorted({record["round"] for record in own if record.get(name) is not None})
             at_round = [[record for record in own if record["round"] == number] for number in rounds]
             points = [over_seeds(group, name, rate=rate) for group in at_round]
-            draw_curve(panel, rounds, points, label, index)
+            plots.draw_curve(panel, rounds, points, label, index)
         if rate:
             low, high = panel.get_ylim()
             panel.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))  # no ticks at 2.5 %, shown as 2 %
@@ -79,41 +69,36 @@ def plot_rounds(
         panel.set_xlabel("round")
         panel.set_ylabel(_LABELS.get(name, name))
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    add_legend(figure)
+    plots.add_legend(figure)
     figure.suptitle(title)
     return figure
 
 
 def plot_arms(
     values: Mapping[str, Mapping[str, Sequence[float]]], *, xlabel: str = "", title: str = "", end: float = 1.0
-) -> NotebookFigure:
+) -> plots.NotebookFigure:
     """Plot one row per arm: each seed as a small point, and their mean.
 
     ``values`` maps an arm to the name of a metric to its value for each seed; all arms have the same metrics. Means
     have 95 % intervals (Student's t). ``end`` below 1 shows small differences between small rates.
-
-    Raises:
-        DataError: nothing to draw.
+    Raises DataError: nothing to draw.
 
     >>> len(plot_arms({"EI": {"accuracy": [0.7, 0.8]}, "random": {"accuracy": [0.2]}}).axes[0].get_yticks())
     2
     """
-    if not values or not all(any(metrics.values()) for metrics in values.values()):
-        raise DataError("no values to draw", "give at least one for each arm")
-    figure = NotebookFigure(figsize=(8.5, 0.42 * len(values) + 1.4), layout="constrained")
+    plots.check_not_empty({arm: list(filter(None, metrics.values())) for arm, metrics in values.items()}, "values")
+    figure = plots.NotebookFigure(figsize=(8.5, 0.42 * len(values) + 1.4), layout="constrained")
     panel = figure.subplots()
     names = list(next(iter(values.values())))
     for row, metrics in enumerate(values.values()):
         for index, name in enumerate(names):
             seeds = list(metrics.get(name, ()))
-            if not seeds:
-                continue
             y = row + 0.22 * (index - (len(names) - 1) / 2)
-            style = line_style(index) | {"linestyle": ""}
+            style = plots.line_style(index) | {"linestyle": ""}
             panel.plot(seeds, [y] * len(seeds), markersize=3.5, alpha=0.45, **style)
             if len(seeds) > 1:
                 mean = mean_interval(seeds)
-                panel.plot([mean.low, mean.high], [y, y], color=PALETTE[index], lw=1.2)
+                panel.plot([mean.low, mean.high], [y, y], color=plots.PALETTE[index], lw=1.2)
                 panel.plot([mean.value], [y], markersize=7, label=name if row == 0 else None, **style)
             elif row == 0:
                 panel.plot([], [], label=name, **style)
@@ -123,6 +108,6 @@ def plot_arms(
     panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     panel.grid(axis="x", color="#dddddd", lw=0.6)
     panel.set_xlabel(xlabel)
-    add_legend(figure)
+    plots.add_legend(figure)
     figure.suptitle(title)
     return figure

@@ -1,10 +1,4 @@
-"""Recorded experiments in expert iteration: several arms with several seeds, in one JSON file.
-
-    record = read_ei_record("recorded/expert_iteration/tiny.json")
-    record.difference("random samples", "expert iteration", "accuracy")   # a gain, with the interval over seeds
-
-``recipes/record_expert_iteration.py`` writes such files.
-"""
+"""Recorded experiments in expert iteration: JSON files that ``recipes/record_expert_iteration.py`` writes."""
 
 from __future__ import annotations
 
@@ -22,18 +16,11 @@ from cs336_sft.utils.files import JSONDict
 
 @dataclass(frozen=True)
 class EIRecord:
-    """A recorded experiment.
+    """A recorded experiment: several arms with several seeds."""
 
-    Attributes:
-        about: device, date, versions, configuration, arguments.
-        runs: arm -> seed -> the finished run, with ``rounds`` (records as in ``ExpertIterationResult``), ``test`` and
-            ``seconds``.
-        failed: arm, seed and error of each run that did not finish.
-    """
-
-    about: Mapping[str, Any]
-    runs: Mapping[str, Mapping[int, JSONDict]]
-    failed: tuple[tuple[str, int, str], ...]
+    about: Mapping[str, Any]  # device, date, versions, configuration, arguments
+    runs: Mapping[str, Mapping[int, JSONDict]]  # arm -> seed -> rounds (as of ExpertIterationResult), test, seconds
+    failed: tuple[tuple[str, int, str], ...]  # arm, seed and error of each run that did not finish
 
     def rounds(self, *arms: str) -> dict[str, list[list[JSONDict]]]:
         """Return the recorded arms (of these, if given) for ``plot_rounds``."""
@@ -78,11 +65,7 @@ class EIRecord:
 
 
 def read_ei_record(path: str | Path) -> EIRecord:
-    """Read a recorded experiment.
-
-    Raises:
-        DataError: no such file, or it does not hold one.
-    """
+    """Read a recorded experiment, or raise DataError."""
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
         runs = content.pop("runs")

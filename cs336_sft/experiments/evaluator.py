@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from shutil import copyfile
 from typing import TYPE_CHECKING
@@ -22,7 +22,7 @@ from cs336_sft.grading import get_reward_fn
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Example, Problem
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training.checks import fingerprint_problems
+from cs336_sft.training.setup import fingerprint_problems
 from cs336_sft.utils.files import JSONDict, plain, read_json, write_json
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 class Evaluator:
-    """Generates answers with the model as it is now, keeps them, and returns metrics and the validation loss."""
+    """Measures the model as it is now: generates answers, keeps them, and computes metrics and the validation loss."""
 
     def __init__(
         self,
@@ -42,14 +42,9 @@ class Evaluator:
     ) -> None:
         self.config, self.model, self.tokenizer, self.sampler = config, model, tokenizer, sampler
         self.validation, self.template = validation, get_template(config.template)
-        self.sampling = SamplingConfig(
-            max_new_tokens=config.max_new_tokens, stop=self.template.stop, record_entropy=True
-        )
-
-    @cached_property
-    def validation_examples(self) -> list[Example]:
-        """Tokenize the validation problems, once for all evaluations."""
-        return make_examples(self.validation, self.template, self.tokenizer)
+        self.validation_examples = make_examples(validation, self.template, tokenizer)
+        length, stop = config.max_new_tokens, self.template.stop
+        self.sampling = SamplingConfig(max_new_tokens=length, stop=stop, record_entropy=True)
 
     def validate(self, path: Path) -> JSONDict:
         """Evaluate on the validation problems and keep the generations."""
@@ -89,10 +84,7 @@ class Evaluator:
 
 
 def cached_baseline(folder: Path, key: str, path: Path, measure: Callable[[], JSONDict]) -> JSONDict:
-    """Return the metrics stored under ``key``, or measure and store them once.
-
-    Either way ``path`` has the generations afterwards.
-    """
+    """Return the metrics stored under ``key``, or measure and store them once."""
     folder.mkdir(parents=True, exist_ok=True)
     stored, generations = folder / f"{key}.json", folder / f"{key}.jsonl"
     with FileLock(folder / f"{key}.lock"):

@@ -1,17 +1,7 @@
-"""The runs of a sweep: a grid of settings, times seeds, from a JSON file, the command line or Python.
+"""The runs of a sweep: a grid of settings (fields of ``RunConfig``) times seeds, from Python, options or a JSON file.
 
-::
-
-    {
-      "name": "tiny_lr_batch",
-      "description": "learning rate by batch size, equal epochs",
-      "settings": {"profile": "tiny", "train_size": 512, "epochs": 3},
-      "grid": {"learning_rate": [5e-5, 1e-4, 3e-4], "batch_size": [4, 8, 12]},
-      "seeds": [0, 1, 2]
-    }
-
-Settings are the fields of ``RunConfig``. A file may hold ``blocks`` in place of ``grid``: a list of objects with
-``settings``, ``grid`` and ``seeds`` of their own, which replace those of the file. Equal runs are made once.
+``recipes/grids`` has such files. In place of ``grid`` a file may hold ``blocks``: a list of objects with ``settings``,
+``grid`` and ``seeds`` of their own, which replace those of the file.
 """
 
 from __future__ import annotations
@@ -43,15 +33,7 @@ class SweepRun:
 class Grid:
     """Settings that all runs share, axes that are crossed, and seeds.
 
-    Attributes:
-        settings: field -> value, the same in all runs.
-        axes: field -> its values; the last axis changes fastest. Without an axis there is one run a seed.
-        seeds: each combination is run with each seed, which is both ``seed`` and ``subset_seed``, unless one of them
-            is a setting or an axis itself.
-        blocks: further grids whose runs follow.
-
-    Raises:
-        ConfigError: a name that is not a field, an axis without values, or a setting that is an axis too.
+    Raises ConfigError: a name that is not a field, an axis without values, or a setting that is an axis too.
 
     >>> grid = Grid({"train_size": 64}, {"learning_rate": [1e-4, 3e-4], "append_eos": [True, False]}, seeds=(0, 1))
     >>> len(grid.runs()), grid.runs()[0].name
@@ -59,9 +41,9 @@ class Grid:
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
-    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
-    seeds: Sequence[int] = (0,)
-    blocks: Sequence[Grid] = ()
+    axes: Mapping[str, Sequence[Any]] = field(default_factory=dict)  # field -> values; the last changes fastest
+    seeds: Sequence[int] = (0,)  # each is both seed and subset_seed, unless one is a setting or an axis itself
+    blocks: Sequence[Grid] = ()  # further grids whose runs follow
     name: str = "sweep"
     description: str = ""
 
@@ -79,20 +61,15 @@ class Grid:
             raise ConfigError(f"seeds is {self.seeds!r}", "give a list of whole numbers of at least 0")
 
     def runs(self, *, gpu: bool | None = None) -> tuple[SweepRun, ...]:
-        """Return every run once, ordered by seed first (``gpu``: see ``make_config``).
-
-        Raises:
-            ConfigError: a value out of range; the message names the setting.
-        """
+        """Return every run once, ordered by seed first (``gpu``: see ``make_config``)."""
         found: dict[str, SweepRun] = {}
         own = [] if self.blocks and not self.axes else itertools.product(self.seeds, *self.axes.values())
         for seed, *values in own:
             seeds = {"seed": seed, "subset_seed": seed}
             config = make_config(**seeds | dict(self.settings) | dict(zip(self.axes, values, strict=True)), gpu=gpu)
             found.setdefault(run_name(config), SweepRun(run_name(config), config))
-        for block in self.blocks:
-            for run in block.runs(gpu=gpu):
-                found.setdefault(run.name, run)
+        for run in itertools.chain.from_iterable(block.runs(gpu=gpu) for block in self.blocks):
+            found.setdefault(run.name, run)
         return tuple(found.values())
 
     def with_settings(self, more: Mapping[str, Any]) -> Grid:
@@ -105,18 +82,13 @@ class Grid:
     def to_dict(self) -> dict[str, Any]:
         """Return the content of the grid's JSON file."""
         axes = {name: list(values) for name, values in self.axes.items()}
-        own = {"settings": dict(self.settings), "grid": axes, "seeds": list(self.seeds)}
-        if self.blocks:
-            own["blocks"] = [block.to_dict() for block in self.blocks]
-        return {"name": self.name, "description": self.description} | own
+        about = {"name": self.name, "description": self.description, "settings": dict(self.settings)}
+        blocks = {"blocks": [block.to_dict() for block in self.blocks]} if self.blocks else {}
+        return about | {"grid": axes, "seeds": list(self.seeds)} | blocks
 
 
 def read_grid(path: str | Path) -> Grid:
-    """Read a grid from a JSON file.
-
-    Raises:
-        ConfigError: no such file, not JSON, or a field that a grid does not have; the message names it.
-    """
+    """Read a grid from a JSON file. A ConfigError names file and field."""
     path = Path(path)
     content = read_json(path, ConfigError, "give a grid's JSON file")
     try:

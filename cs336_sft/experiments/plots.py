@@ -6,6 +6,7 @@ No figure is registered with pyplot, so nothing is shown twice in a notebook and
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -103,14 +104,10 @@ def plot_evaluations(
 
     ``runs`` maps labels to evaluations, each with ``step`` and the flat metrics of ``Metrics.as_dict()``. A metric that
     no run recorded is left out. The axis of steps is linear up to 1 and logarithmic above.
-
-    Raises:
-        DataError: no run, a run without an evaluation, or none of the metrics is there.
+    Raises DataError: no run, a run without an evaluation, or none of the metrics is there.
     """
-    _check_not_empty(runs, "evaluations")
-    present = [name for name in metrics if any(r.get(name) is not None for records in runs.values() for r in records)]
-    if not present:
-        raise DataError("the runs recorded none of these metrics", f"choose among {', '.join(METRIC_LABELS)}")
+    check_not_empty(runs, "evaluations")
+    present = recorded_metrics(metrics, itertools.chain.from_iterable(runs.values()), METRIC_LABELS)
     figure, panels = metric_panels(present, "optimizer step")
     last_step = max(record["step"] for records in runs.values() for record in records)
     for panel, name in zip(panels, present, strict=True):
@@ -133,24 +130,20 @@ def plot_lengths(
     """Plot distributions of token counts, with limits as vertical lines.
 
     ``lengths`` maps labels to token counts, each normalised to its number of texts. ``limits`` maps labels to tokens.
-
-    Raises:
-        DataError: nothing to draw.
+    Raises DataError: nothing to draw.
 
     >>> plot_lengths({"answers": [3, 4, 4, 9]}, limits={"limit": 8}).axes[0].get_xlabel()
     'length (tokens)'
     """
-    _check_not_empty(lengths, "lengths")
+    check_not_empty(lengths, "lengths")
     figure = NotebookFigure(figsize=(6.4, 3.8), layout="constrained")
     panel = figure.subplots()
     longest = max(max(values) for values in lengths.values())
     width = max(1, -(-longest // 60))  # whole tokens, about 60 bars
     bins = range(0, longest + width + 1, width)
     for index, (label, values) in enumerate(lengths.items()):
-        style = line_style(index)
-        del style["marker"]
-        weights = [1 / len(values)] * len(values)
-        panel.hist(values, bins=bins, weights=weights, histtype="step", lw=1.6, label=label, **style)
+        look = {"color": PALETTE[index % len(PALETTE)], "linestyle": _STYLES[index % len(_STYLES)], "label": label}
+        panel.hist(values, bins=bins, weights=[1 / len(values)] * len(values), histtype="step", lw=1.6, **look)
     for index, (label, limit) in enumerate((limits or {}).items()):
         panel.axvline(limit, color="#555555", linestyle=_STYLES[(index + 1) % 4], lw=1.0, label=f"{label}: {limit:g}")
     panel.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -161,7 +154,16 @@ def plot_lengths(
     return figure
 
 
-def _check_not_empty(runs: Mapping[str, Sequence[Any]], what: str) -> None:
+def check_not_empty(runs: Mapping[str, Sequence[Any]], what: str) -> None:
     empty = [label for label, records in runs.items() if len(records) == 0]
     if not runs or empty:
         raise DataError(f"no {what} to draw{f' for {empty[0]}' if empty else ''}", "give at least one")
+
+
+def recorded_metrics(names: Iterable[str], records: Iterable[Mapping[str, Any]], known: Iterable[str]) -> list[str]:
+    """Choose the metrics that a record has, or raise DataError if there are none."""
+    there = {name for record in records for name, value in record.items() if value is not None}
+    present = [name for name in names if name in there]
+    if not present:
+        raise DataError("the runs recorded none of these metrics", f"choose among {', '.join(known)}")
+    return present

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -17,28 +18,17 @@ GSM8K_HUB_NAME = "openai/gsm8k"
 
 @dataclass(frozen=True)
 class Profile:
-    """One size of the course: a model, problems, and defaults of ``RunConfig`` under its fields' names.
-
-    Attributes:
-        model: ``embedded`` (part of the package), a model of ``cs336-sft fetch``, a folder or a hub name.
-        data: ``generated`` (word problems made at once) or ``gsm8k``.
-        full_size: number of training problems that ``"full"`` means for an endless source.
-        needs: the machine that it takes to run.
-
-    >>> get_profile("tiny").max_new_tokens
-    160
-    """
+    """One size of the course: a model, problems, and defaults of ``RunConfig`` under its fields' names."""
 
     name: str
-    model: str
-    data: Literal["generated", "gsm8k"]
+    model: str  # "embedded" (part of the package), a model of `cs336-sft fetch`, a folder or a hub name
+    data: Literal["generated", "gsm8k"]  # generated: word problems made at once
     max_new_tokens: int
     learning_rate: float
-    needs: str
     template: str = "gsm8k"
     train_size: int = 512
     eval_size: int = 256
-    full_size: int | None = None
+    full_size: int | None = None  # number of training problems that "full" means for an endless source
     batch_size: int = 8
     micro_batch_size: int = 8
     epochs: int = 3
@@ -57,12 +47,7 @@ class Profile:
         ``train_size`` or ``eval_size``. GSM8K's validation problems are 512 held out of train. ``source`` is GSM8K as
         a folder or hub name in place of the environment variable ``CS336_GSM8K``, or a JSONL file with the split.
 
-        Raises:
-            DataError, ConfigError: unreadable, too few problems, or a split that the data does not have.
-
-        >>> first = get_profile("tiny").problems("validation", 2)
-        >>> len(first), first == get_profile("tiny").problems("validation", 2)
-        (2, True)
+        Raises DataError, ConfigError: unreadable, too few problems, or a split that the data does not have.
         """
         if n is not None and n < 1:
             raise ConfigError(f"{n} problems asked for", "ask for at least 1")
@@ -71,48 +56,39 @@ class Profile:
 
             default = self.train_size if split == "train" else self.eval_size
             return generate_problems(n or default, split=split, seed=seed)
-        return _take(self._gsm8k(split, source), n, seed, f"{self.name}, split {split}")
+        problems = _gsm8k(split, source)
+        if n is None or n == len(problems):
+            return problems
+        if n > len(problems):
+            what = f"{self.name}, split {split}: {n} problems asked for, {len(problems)} there"
+            raise ConfigError(what, f"ask for at most {len(problems)}")
+        random.Random(seed).shuffle(problems)
+        return problems[:n]
 
-    def _gsm8k(self, split: Split, source: str | Path | None) -> list[Problem]:
-        from cs336_sft.data import gsm8k
 
-        if source is not None and (Path(source).is_file() or str(source).endswith((".jsonl", ".json"))):
-            return list(gsm8k.read_problems(source))
-        source = source or os.environ.get("CS336_GSM8K") or GSM8K_HUB_NAME
-        if split == "test":
-            return list(gsm8k.load_gsm8k(source, "test"))
-        if split in ("train", "validation"):
-            train, validation = gsm8k.hold_out(gsm8k.load_gsm8k(source, "train"))
-            return list(train if split == "train" else validation)
-        raise ConfigError(f"GSM8K has no split {split!r}", "choose train, validation or test")
+def _gsm8k(split: Split, source: str | Path | None) -> list[Problem]:
+    from cs336_sft.data import gsm8k
+
+    if source is not None and (Path(source).is_file() or str(source).endswith((".jsonl", ".json"))):
+        return list(gsm8k.read_problems(source))
+    source = source or os.environ.get("CS336_GSM8K") or GSM8K_HUB_NAME
+    if split == "test":
+        return list(gsm8k.load_gsm8k(source, "test"))
+    if split in ("train", "validation"):
+        train, validation = gsm8k.hold_out(gsm8k.load_gsm8k(source, "train"))
+        return list(train if split == "train" else validation)
+    raise ConfigError(f"GSM8K has no split {split!r}", "choose train, validation or test")
 
 
 _PROFILES = (
-    Profile(
-        name="tiny",
-        model="embedded",
-        data="generated",
-        max_new_tokens=160,
-        learning_rate=1e-4,
-        needs="two CPU cores, 2 GB of memory, no network",
-        full_size=2048,
-    ),
-    Profile(
-        name="smollm2",
-        model="smollm2",
-        data="gsm8k",
-        max_new_tokens=320,
-        learning_rate=1e-4,
-        needs="a GPU, or a CPU and patience; `cs336-sft fetch smollm2` and GSM8K",
-        mixed_precision="bf16",
-    ),
+    Profile("tiny", "embedded", "generated", max_new_tokens=160, learning_rate=1e-4, full_size=2048),
+    Profile("smollm2", "smollm2", "gsm8k", max_new_tokens=320, learning_rate=1e-4, mixed_precision="bf16"),
     Profile(
         name="qwen2.5-math-1.5b",
         model="Qwen/Qwen2.5-Math-1.5B",
         data="gsm8k",
         max_new_tokens=512,
         learning_rate=1e-5,
-        needs="a GPU with 44-80 GB for full fine-tuning; the hub or a downloaded copy, and GSM8K",
         micro_batch_size=4,
         mixed_precision="bf16",
     ),
@@ -122,7 +98,6 @@ _PROFILES = (
         data="gsm8k",
         max_new_tokens=1024,
         learning_rate=1e-5,
-        needs="a GPU with 80 GB; `cs336-sft fetch qwen2.5-coder-1.5b` and GSM8K",
         eval_size=512,
         mixed_precision="bf16",
     ),
@@ -132,10 +107,9 @@ PROFILE_NAMES = tuple(profile.name for profile in _PROFILES)
 
 
 def get_profile(name: str | None = None) -> Profile:
-    """Return a profile, by default that of ``$CS336_PROFILE``, or ``tiny``.
+    """Return a profile (default: that of ``$CS336_PROFILE``, or tiny).
 
-    Raises:
-        ConfigError: there is none of that name.
+    Raises ConfigError: there is none of that name.
 
     >>> get_profile("qwen2.5-math-1.5b").model
     'Qwen/Qwen2.5-Math-1.5B'
@@ -149,22 +123,5 @@ def get_profile(name: str | None = None) -> Profile:
 
 
 def with_model(profile: Profile, model: str | None) -> Profile:
-    """Return the profile with another model, unless that is None.
-
-    >>> with_model(get_profile("qwen2.5-math-1.5b"), "Qwen/Qwen2.5-1.5B").model
-    'Qwen/Qwen2.5-1.5B'
-    """
+    """Return the profile with another model, unless that is None."""
     return profile if model is None else replace(profile, model=model)
-
-
-def _take(problems: list[Problem], n: int | None, seed: int, what: str) -> list[Problem]:
-    """Return the first ``n`` problems of a seeded shuffle."""
-    if n is None or n == len(problems):
-        return problems
-    if n > len(problems):
-        raise ConfigError(f"{what}: {n} problems asked for, {len(problems)} there", f"ask for at most {len(problems)}")
-    import random
-
-    order = list(range(len(problems)))
-    random.Random(seed).shuffle(order)
-    return [problems[i] for i in order[:n]]

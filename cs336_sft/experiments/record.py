@@ -1,12 +1,6 @@
 """A sweep as tables, from its run directories or from one compact file that can be kept in a repository.
 
-    write_record("recorded/lr/tiny.json", grid, "runs/lr")       # what `cs336-sft sweep --record FILE` does
-    frame = read_recorded("recorded/lr/tiny.json")               # one row an evaluation; sweep_frame: from the runs
-    losses = recorded_losses("recorded/lr/tiny.json")            # one row a (thinned) optimizer step
-
-The file holds the grid, versions, device and date, and for each run its settings, every evaluation in full with the
-outcome of each problem (``outcomes``: letters, see that module) and its ``positions`` (see ``answer_positions``), the
-lengths of the last one's answers, the loss curve in at most 64 points, and memory and speed.
+The file holds the grid, versions, device and date, and what ``run_record`` collects of each run; a file
 ``….generations.jsonl.gz`` next to it may hold generations.
 """
 
@@ -21,39 +15,40 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from statistics import fmean, median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+
+import pandas
 
 from cs336_sft.errors import DataError
 from cs336_sft.evaluation.generations_file import read_generations
 from cs336_sft.evaluation.outcomes import outcome_letters
 from cs336_sft.evaluation.truncation import find_first_answer
 from cs336_sft.experiments.grid import Grid, SweepRun
-from cs336_sft.experiments.profiles import get_profile, with_model
 from cs336_sft.experiments.sweep import SweepResult
 from cs336_sft.generation.response_text import decode_response
+from cs336_sft.model.loading import load_tokenizer
 from cs336_sft.records import Graded
 from cs336_sft.training.result import load_result
 from cs336_sft.training.run_directory import RunDirectory
 from cs336_sft.utils.files import JSONDict, atomic_write, read_json
 
 if TYPE_CHECKING:
-    import pandas
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = "cs336-sft sweep 1"
-LOSS_POINTS = 64
+_tokenizer = lru_cache(maxsize=4)(load_tokenizer)  # runs of a sweep share it
 _LOSS_FIELDS = ("loss", "grad_norm", "lr", "target_tokens", "tokens", "seconds")
-_RUN_COLUMNS = ("steps", "tokens_per_second", "peak_memory_bytes", "train_seconds", "n_training_examples")
-Generations = Literal["none", "first-seed", "all"]
+_RUN_COLUMNS = (
+    *("steps", "tokens_per_second", "peak_memory_bytes", "train_seconds", "n_training_examples"),
+    "trained_parameters",
+)
 
 
 def run_record(run: SweepRun, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> JSONDict:
     """Collect what is recorded of a finished run.
 
-    Without a tokenizer it has no ``positions``.
-
-    Raises:
-        RunDirectoryError: the directory is not a run, or is damaged.
+    Each evaluation has ``outcomes``, a letter a problem (``outcome_letters``), and ``positions``, which need the
+    tokenizer (``answer_positions``). The loss curve is thinned (``thin``); ``lengths`` are those of the last answers.
     """
     path = Path(folder) / run.name
     result = load_result(path)
@@ -90,15 +85,6 @@ def answer_positions(tokenizer: PreTrainedTokenizerBase, graded: Iterable[Graded
 
     Both are numbers of tokens, so that a record can be scored again at any lower limit; None: there is no answer. A
     generation without token ids gives an empty list.
-
-    >>> from cs336_sft.records import Generation, Problem
-    >>> class Bytes:
-    ...     def decode(self, ids, **settings):
-    ...         return bytes(ids).decode(errors="replace")
-    >>> texts = [b"9*2 = 18\\n#### 18\\n", b"It is 18."]
-    >>> made = [Generation("?", tuple(text), text.decode(), "stop") for text in texts]
-    >>> answer_positions(Bytes(), [Graded(Problem("?", "#### 18", "18"), item, 0, 0, 0, 0) for item in made])
-    [[17, 16], [9, None]]
     """
     found = []
     for item in graded:
@@ -108,23 +94,20 @@ def answer_positions(tokenizer: PreTrainedTokenizerBase, graded: Iterable[Graded
     return found
 
 
-def thin(metrics: Sequence[Mapping[str, Any]], points: int = LOSS_POINTS) -> dict[str, list[Any]]:
+def thin(metrics: Sequence[Mapping[str, Any]], points: int = 64) -> dict[str, list[Any]]:
     """Thin a training curve to means over the steps up to each ``step``.
 
     >>> thin([{"step": 1, "loss": 4.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 1.0}], points=2)
     {'step': [2, 3], 'loss': [3.0, 1.0]}
     """
-    total = len(metrics)
-    points = min(points, total)
-    ends = [round(total * (k + 1) / points) for k in range(points)]
+    points = min(points, len(metrics))
+    ends = [round(len(metrics) * (k + 1) / points) for k in range(points)]
     columns: dict[str, list[Any]] = {"step": [metrics[end - 1]["step"] for end in ends]}
     for name in _LOSS_FIELDS:
-        if any(record.get(name) is not None for record in metrics):
-            column = []
-            for start, end in zip([0, *ends], ends, strict=False):
-                values = [record[name] for record in metrics[start:end] if record.get(name) is not None]
-                column.append(float(f"{fmean(values):.6g}") if values else None)
-            columns[name] = column
+        curve = [record.get(name) for record in metrics]
+        parts = [[value for value in curve[a:b] if value is not None] for a, b in itertools.pairwise([0, *ends])]
+        if any(parts):
+            columns[name] = [float(f"{fmean(values):.6g}") if values else None for values in parts]
     return columns
 
 
@@ -135,21 +118,15 @@ def write_record(
     *,
     result: SweepResult | None = None,
     jobs: int = 1,
-    generations: Generations = "none",
-) -> JSONDict:
-    """Write the record of a sweep's finished runs, and return its content.
+    generations: bool = False,
+) -> None:
+    """Write the record of a sweep's finished runs, which are in ``folder``.
 
-    Args:
-        folder: the folder of the sweep.
-        result: the outcome of the sweep, for the errors of runs that failed.
-        jobs: runs at the same time; with more than one, times and speeds are those of a shared machine.
-        generations: the runs whose last evaluation and test go into ``….generations.jsonl.gz``.
-
-    Raises:
-        DataError: no run of the grid is finished.
+    ``result`` has the errors of runs that failed. With more than one of the ``jobs`` at the same time, times and speeds
+    are those of a shared machine. ``generations`` keeps those of the first seed's last evaluation and test as well.
+    Raises DataError: no run of the grid is finished.
     """
-    path, runs = Path(path), grid.runs()
-    done, load = _finished(folder, grid), lru_cache(_tokenizer)
+    path, done = Path(path), _finished(folder, grid)
     session = read_json(Path(folder) / done[-1].name / "versions.json")["sessions"][-1]
     failed = [] if result is None else result.with_status("failed")
     content = {
@@ -160,15 +137,14 @@ def write_record(
         "jobs": jobs,
         "versions": {"python": session["python"], **session["packages"]},
         "platform": session["platform"],
-        "runs_planned": len(runs),
+        "runs_planned": len(grid.runs()),
         "failed": [{"name": status.name, "error": status.error} for status in failed],
-        "runs": [run_record(run, folder, load(run.config.profile, run.config.model)) for run in done],
+        "runs": [run_record(run, folder, _tokenizer(run.config.model_source())) for run in done],
     }
     write_json_compact(path, content)
-    if generations != "none":
-        kept = [run for run in done if generations == "all" or run.config.seed == done[0].config.seed]
+    if generations:
+        kept = [run for run in done if run.config.seed == done[0].config.seed]
         write_generation_record(generations_path(path), kept, folder)
-    return content
 
 
 def write_json_compact(path: Path, content: Mapping[str, Any]) -> None:
@@ -181,11 +157,7 @@ def write_json_compact(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def read_sweep_record(path: str | Path) -> JSONDict:
-    """Read a file that ``write_record`` wrote.
-
-    Raises:
-        DataError: no such file, or another kind of file.
-    """
+    """Read a file that ``write_record`` wrote, or raise DataError."""
     remedy = "give a file that `cs336-sft sweep --record` wrote"
     content = read_json(path, DataError, remedy)
     if content.get("format") != FORMAT:
@@ -199,9 +171,6 @@ def read_recorded(path: str | Path) -> pandas.DataFrame:
     Columns: ``run``; every setting; ``step``, ``epoch`` and all metrics with their intervals; ``outcomes``, a letter a
     problem; ``last`` (True for a run's last evaluation); duration, speed, memory and sizes of the run; ``test_…`` if
     there was a test. ``frame.attrs["record"]`` has versions, device, date, jobs and grid.
-
-    Raises:
-        DataError: see ``read_sweep_record``.
     """
     content = read_sweep_record(path)
     frame = _frame(content["runs"])
@@ -234,49 +203,36 @@ def write_generation_record(path: Path, runs: Iterable[SweepRun], folder: str | 
 
     With ``token_ends`` any lower limit can be tried without the tokenizer. The id names the question.
     """
-    load = lru_cache(_tokenizer)
     with atomic_write(path, binary=True) as raw, gzip.open(raw, "wt", encoding="utf-8", compresslevel=9) as file:
         for number, run in enumerate(runs):
-            tokenizer = load(run.config.profile, run.config.model)
+            tokenizer = _tokenizer(run.config.model_source())
             generations = RunDirectory(Path(folder) / run.name).generations
             steps = sorted(generations.glob("step-*.jsonl"))
             # Step 0 is the same model in every run of a sweep over one model: the first run's is enough.
             wanted = [*steps[-1:], *generations.glob("test.jsonl"), *(steps[:1] if number == 0 else ())]
             for kept in dict.fromkeys(wanted):
                 for item in read_generations(kept):
-                    ids = item.generation.token_ids
+                    made = item.generation
                     line = {
                         "run": run.name,
                         "evaluation": kept.stem,
                         "id": item.problem.id,
                         "final": item.problem.final,
-                        "text": item.generation.text,
-                        "tokens": len(ids),
-                        "token_ends": token_ends(tokenizer, ids, item.generation.text),
-                        "finish_reason": item.generation.finish_reason,
+                        "text": made.text,
+                        "tokens": len(made.token_ids),
+                        "token_ends": token_ends(tokenizer, made.token_ids, made.text),
+                        "finish_reason": made.finish_reason,
                         "reward": item.reward,
                         "format_reward": item.format_reward,
                         "lenient": item.lenient,
                     }
-                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def _tokenizer(profile: str, model: str | None) -> PreTrainedTokenizerBase:
-    from cs336_sft.model.loading import load_tokenizer
-
-    return load_tokenizer(with_model(get_profile(profile), model).model_source())
+                    print(json.dumps(line, ensure_ascii=False), file=file)
 
 
 def token_ends(tokenizer: Any, ids: Sequence[int], text: str) -> list[int]:
     """Count the characters of ``text`` that each token adds.
 
     Special tokens add none, and of the tokens that make up one character the last one adds it.
-
-    >>> class Bytes:
-    ...     def decode(self, ids, **settings):
-    ...         return bytes(ids).decode(errors="replace")
-    >>> token_ends(Bytes(), "3 €".encode(), "3 €")
-    [1, 1, 0, 0, 1]
     """
     reached = [0]
     for count in range(1, len(ids) + 1):
@@ -286,11 +242,7 @@ def token_ends(tokenizer: Any, ids: Sequence[int], text: str) -> list[int]:
 
 
 def recorded_generations(path: str | Path) -> list[JSONDict]:
-    """Read a record's generations, as ``write_generation_record`` wrote them.
-
-    Raises:
-        DataError: there are none.
-    """
+    """Read a record's generations, or raise DataError if it has none."""
     source = generations_path(path)
     if not source.exists():
         raise DataError(f"{source} does not exist", "record the sweep with --generations first-seed or all")
@@ -311,23 +263,18 @@ def _settings_columns(run: JSONDict) -> JSONDict:
 
 
 def _frame(runs: Sequence[JSONDict]) -> pandas.DataFrame:
-    import pandas
-
     rows = []
     for run in runs:
-        about = _settings_columns(run) | {name: run[name] for name in (*_RUN_COLUMNS, "trained_parameters")}
+        about = _settings_columns(run) | {name: run[name] for name in _RUN_COLUMNS}
         about |= {f"test_{name}": value for name, value in (run["test"] or {}).items() if name != "problems"}
-        last = run["evaluations"][-1]["step"]
         for evaluation in run["evaluations"]:
-            step = evaluation["step"]
-            letters = run["outcomes"].get(str(step))
-            rows.append({**about, **evaluation, "outcomes": letters, "last": step == last})
+            letters = run["outcomes"].get(str(evaluation["step"]))
+            last = evaluation["step"] == run["evaluations"][-1]["step"]
+            rows.append({**about, **evaluation, "outcomes": letters, "last": last})
     return pandas.DataFrame.from_records(rows)
 
 
 def _losses(runs: Sequence[JSONDict]) -> pandas.DataFrame:
-    import pandas
-
     frames = []
     for run in runs:
         frame = pandas.DataFrame(run["losses"])

@@ -1,7 +1,5 @@
 """One fine-tuning run from its configuration: problems, model, training, evaluations, and the test split if asked for.
 
-    outcome = run_sft(make_config(train_size=512, learning_rate=1e-4), "runs/first")
-
 Besides what ``train_sft`` keeps, the run directory gets ``settings.json`` (last: a run that has it is complete),
 ``test.json`` and, for ``test_checkpoint="best"``, the folder ``best``.
 """
@@ -10,8 +8,9 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -19,22 +18,21 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from cs336_sft.experiments.best_weights import BestWeights
 from cs336_sft.experiments.config import RunConfig, RunFields
 from cs336_sft.experiments.evaluator import Evaluator, cached_baseline, fingerprint_model
-from cs336_sft.experiments.profiles import get_profile, with_model
+from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.generation.make_sampler import make_sampler
-from cs336_sft.generation.sampler import Sampler
-from cs336_sft.generation.shared_sampler import SharedSampler
+from cs336_sft.generation.sampler import Sampler, SharedSampler
 from cs336_sft.generation.vllm_backend.config import VLLMConfig
 from cs336_sft.model.loading import load_model_and_tokenizer, load_quantized
 from cs336_sft.model.lora import add_adapter, save_base_name
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Problem
 from cs336_sft.tokenization import make_examples
-from cs336_sft.training.checks import fingerprint_problems
+from cs336_sft.training import checkpoints
 from cs336_sft.training.loop import TrainingResult, train_sft
 from cs336_sft.training.run_directory import RunDirectory
+from cs336_sft.training.setup import fingerprint_problems
 from cs336_sft.utils import distributed as processes
 from cs336_sft.utils.files import JSONDict, plain, read_json, write_json
 
@@ -52,22 +50,16 @@ class RunOutcome:
 
 @dataclass(frozen=True)
 class RunData:
-    """The problems of a run."""
-
     training: tuple[Problem, ...]
     validation: tuple[Problem, ...]
     test: tuple[Problem, ...]
 
 
 def load_data(config: RunConfig) -> RunData:
-    """Load the problems of a run.
-
-    Raises:
-        DataError, ConfigError: a source that can't be read, or fewer problems than asked for.
-    """
+    """Load the problems of a run."""
     profile, size = get_profile(config.profile), config.train_size
     if size == "full":
-        size = None if profile.data == "gsm8k" or config.data else profile.full_size
+        size = None if config.data else profile.full_size
     training = profile.problems("train", size, seed=config.subset_seed, source=config.data)
     return RunData(tuple(training), *evaluation_problems(config))
 
@@ -100,25 +92,17 @@ def run_sft(
         keep_weights: False writes a checkpoint only when the run is interrupted, and no final model.
         on_data: called with the problems before training.
 
-    Raises:
-        CourseError: see ``load_data``, ``load_model_and_tokenizer`` and ``train_sft``.
+    Raises CourseError: see ``Profile.problems``, ``load_model_and_tokenizer`` and ``train_sft``.
     """
-    profile = with_model(get_profile(config.profile), config.model)
-    data, source, run = load_data(config), profile.model_source(), RunDirectory(run_dir)
+    data, source, run = load_data(config), config.model_source(), RunDirectory(run_dir)
     if on_data:
         on_data(data)
     model, tokenizer = load_policy(config, source)
     examples = make_examples(data.training, get_template(config.template), tokenizer, append_eos=config.append_eos)
-    # Start vLLM before training: it reserves its part of the free GPU memory.
-    # With several processes each samples its part with Hugging Face; only the main one has an engine.
-    own_sampler = config.sampler == "hf" or processes.is_main()
     # A run with nothing left to measure needs no sampler: it is only read.
     measured = run.result.exists() and (config.test_checkpoint is None or (run.path / "test.json").exists())
-    opened = nullcontext(sampler)
-    if sampler is None and own_sampler and not measured:
-        engine, size = engine or VLLMConfig(gpu_memory_utilization=0.3), config.gen_batch_size
-        opened = make_sampler(config.sampler, model, tokenizer, source=source, batch_size=size, vllm=engine)
-    with opened as opened_sampler:
+    given = nullcontext(sampler) if sampler is not None or measured else None
+    with given or open_sampler(config, model, tokenizer, source, engine) as opened_sampler:
         evaluator = Evaluator(config, model, tokenizer, SharedSampler(opened_sampler), data.validation)
         best = BestWeights(run.path / "best", model) if config.test_checkpoint == "best" else None
 
@@ -135,25 +119,74 @@ def run_sft(
 
         # The test of the last weights may have to be repeated, so until then they are kept.
         keep_weights = keep_weights or config.test_checkpoint == "last"
+        evaluation = {"evaluator": validate, "evaluation": evaluator.identity()}
         result = train_sft(
-            model,
-            tokenizer,
-            examples,
-            config.training(),
-            run.path,
-            evaluator=validate,
-            evaluation=evaluator.identity(),
-            keep_weights=keep_weights,
+            model, tokenizer, examples, config.training(), run.path, keep_weights=keep_weights, **evaluation
         )
         test = None
         if not result.interrupted:
             if config.adapter is not None and keep_weights and processes.is_main():
-                save_base_name(run.final, profile.model, config.adapter)
+                save_base_name(run.final, config.model or get_profile(config.profile).model, config.adapter)
             if config.test_checkpoint is not None:
                 test = _test(run, data.test, result.steps, evaluator, best)
             if processes.is_main():
                 _save_settings(run, config, source, model)
     return RunOutcome(result, test)
+
+
+class BestWeights:
+    """Keeps the trained weights of the best evaluation so far.
+
+    They are on disk, so that a resumed run knows them. ``best.json`` names their file: it is replaced when that is
+    complete, and only then is the older one removed.
+    """
+
+    def __init__(self, folder: Path, model: torch.nn.Module) -> None:
+        self.folder, self.model = folder, model
+
+    def offer(self, step: int, value: float) -> None:
+        """Keep the present weights if they are better, or as good and no later."""
+        kept = self.read()
+        # After a crash steps are repeated: what was kept for a later step must not win a tie.
+        if kept is not None and (value, -step) < (kept["value"], -kept["step"]):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        weights = self.folder / f"step-{step:08d}.safetensors"
+        temporary = weights.with_suffix(".tmp")
+        checkpoints.save_trained(self.model, temporary)
+        os.replace(temporary, weights)
+        write_json(self.folder / "best.json", {"step": step, "value": value, "weights": weights.name})
+        for other in self.folder.glob("step-*"):
+            if other != weights:
+                other.unlink()
+
+    def read(self) -> JSONDict | None:
+        path = self.folder / "best.json"
+        return read_json(path) if path.exists() else None
+
+    def load(self) -> int:
+        """Put the kept weights into the model and return their step."""
+        kept = self.read()
+        checkpoints.load_trained(self.folder / kept["weights"], self.model)
+        return kept["step"]
+
+
+def open_sampler(
+    config: RunFields,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    source: str | Path,
+    engine: VLLMConfig | None,
+) -> AbstractContextManager[Sampler | None]:
+    """Open the sampler of this process.
+
+    With several processes each samples its part with Hugging Face; only the main one has an engine. Open it before
+    training: vLLM reserves its part of the free GPU memory (``engine`` None: 0.3 of it).
+    """
+    if config.sampler == "vllm" and not processes.is_main():
+        return nullcontext()
+    engine = engine or VLLMConfig(gpu_memory_utilization=0.3)
+    return make_sampler(config.sampler, model, tokenizer, source=source, batch_size=config.gen_batch_size, vllm=engine)
 
 
 def _test(
@@ -189,18 +222,13 @@ def _save_settings(run: RunDirectory, config: RunConfig, source: str | Path, mod
 
 
 def is_complete(run_dir: str | Path, config: RunConfig) -> bool:
-    """Return True if the directory holds this run, finished, from equal weights.
-
-    >>> is_complete("no-such-run", RunConfig())
-    False
-    """
+    """Return True if the directory holds this run, finished, from equal weights."""
     path = Path(run_dir) / "settings.json"
     if not path.exists() or not (Path(run_dir) / "result.json").exists():
         return False
     stored = read_json(path)
-    source = with_model(get_profile(config.profile), config.model).model_source()
     same = stored["settings"] == json.loads(json.dumps(config.settings()))
-    return same and stored.get("model") == fingerprint_model(source)
+    return same and stored.get("model") == fingerprint_model(config.model_source())
 
 
 def drop_weights(run_dir: str | Path) -> None:

@@ -1,8 +1,4 @@
-"""Run expert iteration from one configuration: data, model, sampler, first fine-tuning, rounds and test.
-
-config = make_ei_config(profile="tiny", sft_size=128, sft_epochs=8, learning_rate=3e-5)
-result = run_expert_iteration(config, "runs/ei")
-"""
+"""Run expert iteration from one configuration: data, model, sampler, first fine-tuning, rounds and test."""
 
 from __future__ import annotations
 
@@ -13,30 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.experiments.ei_config import ExpertIterationRunConfig
-from cs336_sft.experiments.profiles import get_profile, with_model
-from cs336_sft.experiments.run import RunData, evaluation_problems
+from cs336_sft.experiments.config import ExpertIterationRunConfig
+from cs336_sft.experiments.profiles import get_profile
+from cs336_sft.experiments.run import RunData, evaluation_problems, open_sampler
 from cs336_sft.expert_iteration.config import ExpertIterationConfig
 from cs336_sft.expert_iteration.loop import expert_iteration
 from cs336_sft.expert_iteration.run_folder import ExpertIterationResult, load_expert_iteration
-from cs336_sft.generation.make_sampler import make_sampler
 from cs336_sft.generation.sampler import Sampler
 from cs336_sft.generation.vllm_backend.config import VLLMConfig
 from cs336_sft.model.loading import load_model_and_tokenizer
 from cs336_sft.prompts import get_template
 from cs336_sft.tokenization import make_examples
 from cs336_sft.training.loop import train_sft
-from cs336_sft.utils.distributed import is_main, own_device
+from cs336_sft.utils.distributed import own_device
 from cs336_sft.utils.files import JSONDict
 from cs336_sft.utils.validation import narrow
 
 
 def load_ei_data(config: ExpertIterationRunConfig) -> RunData:
-    """Load the problems of a run: of the first SFT and the pool, and to evaluate.
-
-    Raises:
-        DataError, ConfigError: a source can't be read, or has fewer problems than asked for.
-    """
+    """Load the problems of the first SFT, of the pool, and to evaluate."""
     n = config.sft_size + (config.pool_size or config.questions_per_round)
     profile = get_profile(config.profile)
     training = profile.problems("train", config.skip_train + n, seed=config.subset_seed, source=config.data)
@@ -61,22 +52,15 @@ def run_expert_iteration(
     instead of a new one and left open; ``engine`` holds the settings of a new vLLM engine. Runs that share
     ``cache_dir`` share rollouts. ``report`` receives each round's record, ``on_data`` the problems before training.
 
-    Raises:
-        CourseError: see ``load_ei_data``, ``load_model_and_tokenizer``, ``train_sft`` and ``expert_iteration``.
+    Raises CourseError: see ``Profile.problems``, ``load_model_and_tokenizer``, ``train_sft`` and ``expert_iteration``.
     """
-    source = with_model(get_profile(config.profile), config.model).model_source()
+    source = config.model_source()
     template, data, run_dir = get_template(config.template), load_ei_data(config), Path(run_dir)
     if on_data:
         on_data(data)
     model, tokenizer = load_model_and_tokenizer(source, device=str(own_device()))
-    opened = nullcontext(sampler)
-    # With several processes each samples its part with Hugging Face; only the main one has an engine.
-    if sampler is None and (config.sampler == "hf" or is_main()):
-        # Start vLLM before training: it reserves its part of the free GPU memory.
-        engine = engine or VLLMConfig(gpu_memory_utilization=0.3)
-        size = config.gen_batch_size
-        opened = make_sampler(config.sampler, model, tokenizer, source=source, batch_size=size, vllm=engine)
-    with opened as own_sampler:
+    given = None if sampler is None else nullcontext(sampler)
+    with given or open_sampler(config, model, tokenizer, source, engine) as own_sampler:
         if config.sft_size:
             examples = make_examples(data.training[: config.sft_size], template, tokenizer)
             start = train_sft(model, tokenizer, examples, config.start_config(), run_dir / "start")
@@ -98,11 +82,7 @@ def run_expert_iteration(
 
 
 def samples_of(run_dir: str | Path, rounds: int) -> tuple[int, ...]:
-    """Return how many samples each round of another run trained on.
-
-    Raises:
-        ConfigError: it has fewer finished rounds.
-    """
+    """Return how many samples each round of another run trained on."""
     counts = tuple(record["kept_n"] for record in load_expert_iteration(run_dir).rounds if record["round"] > 0)
     if len(counts) < rounds:
         raise ConfigError(f"{run_dir} has {len(counts)} finished rounds, not {rounds}", "finish that run first")

@@ -1,9 +1,5 @@
 """Summaries of sweeps: means over seeds with intervals, as a table and as two figures.
 
-    summary = summarise(read_recorded("recorded/lr/tiny.json"))          # one row a combination of settings
-    plot_sweep(frame, "learning_rate", hue="batch_size")                 # last evaluation over a setting
-    plot_curves(frame, "learning_rate")                                  # over the steps
-
 An interval over seeds (Student's t) is about the mean over seeds on these evaluation problems, which are the same for
 all runs. One seed has the interval of its evaluation.
 """
@@ -12,24 +8,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import pandas
 from matplotlib.figure import Figure
 
 from cs336_sft.errors import DataError
 from cs336_sft.evaluation.intervals import Interval, mean_interval
+from cs336_sft.experiments import plots
 from cs336_sft.experiments.config import SETTINGS, short_number
-from cs336_sft.experiments.plots import (
-    RATES,
-    add_legend,
-    line_style,
-    metric_panels,
-    plot_evaluations,
-    recorded_interval,
-)
-
-if TYPE_CHECKING:
-    import pandas
+from cs336_sft.experiments.plots import RATES
 
 SUMMARY_METRICS = (*RATES, "avg_gen_len")
 _SEEDS = ("subset_seed", "seed")
@@ -61,7 +49,7 @@ def over_seeds(records: Sequence[Mapping[str, Any]], name: str, *, rate: bool) -
     """
     there = [record for record in records if record.get(name) is not None]
     if len(there) == 1:
-        return recorded_interval(there[0], name)
+        return plots.recorded_interval(there[0], name)
     bounds = {"low": 0.0, "high": 1.0} if rate else {}
     return seed_interval([record[name] for record in there], **bounds)
 
@@ -73,12 +61,8 @@ def summarise(
 
     ``frame`` is a table of ``read_recorded`` or ``sweep_frame``. Each combination of the settings ``by`` (default:
     those that vary) makes a row with ``<metric>``, ``<metric>_low`` and ``<metric>_high``.
-
-    Raises:
-        DataError: no row, or a metric that is not there.
+    Raises DataError: no row, or a metric that is not there.
     """
-    import pandas
-
     if "last" in frame:
         frame = frame[frame["last"]]
     if not len(frame):
@@ -87,22 +71,24 @@ def summarise(
     if missing:
         raise DataError(f"the table has no column {missing[0]!r}", f"choose from {', '.join(map(str, frame.columns))}")
     by = list(varied_settings(frame) if by is None else by)
-    groups = frame.groupby(by, dropna=False, sort=True) if by else [((), frame)]
     rows = []
-    for key, group in groups:
-        row: dict[str, Any] = dict(zip(by, key, strict=True)) | {"runs": len(group)}
-        for name in metrics:
-            row |= _interval_columns(group, name)
-        rows.append(row)
+    for key, group in _groups(frame, by):
+        rows.append(dict(zip(by, key, strict=True)) | {"runs": len(group)} | _means(group, metrics))
     return pandas.DataFrame(rows)
 
 
-def _interval_columns(group: pandas.DataFrame, name: str) -> dict[str, float | None]:
-    records = group.dropna(subset=[name]).to_dict("records")
-    if not records:
-        return {name: None, f"{name}_low": None, f"{name}_high": None}
-    interval = over_seeds(records, name, rate=name.removeprefix("test_") in RATES)
-    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+def _groups(frame: pandas.DataFrame, by: list[str]) -> Iterable[tuple[tuple[Any, ...], pandas.DataFrame]]:
+    return frame.groupby(by, dropna=False, sort=True) if by else [((), frame)]
+
+
+def _means(group: pandas.DataFrame, metrics: Sequence[str]) -> dict[str, float | None]:
+    means = {}
+    for name in metrics:
+        records = group.dropna(subset=[name]).to_dict("records")
+        rate = name.removeprefix("test_") in RATES
+        interval = over_seeds(records, name, rate=rate) if records else Interval(None, None, None)
+        means |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+    return means
 
 
 def plot_sweep(
@@ -111,15 +97,12 @@ def plot_sweep(
     *,
     hue: str | None = None,
     metrics: Sequence[str] = SUMMARY_METRICS,
-    title: str = "",
+    title: str = "Last evaluation, mean over seeds (bars: 95 % intervals)",
 ) -> Figure:
     """Plot the metrics at the last evaluation over one setting, with intervals.
 
     Each value of the setting ``hue`` has a line. Settings that are neither ``x`` nor ``hue`` are averaged over with
     the seeds: filter the table first if they vary.
-
-    Raises:
-        DataError: see ``summarise``.
     """
     summary = summarise(frame, [name for name in (x, hue) if name], metrics)
     values = sorted(summary[x].unique(), key=_sort_key)
@@ -127,7 +110,7 @@ def plot_sweep(
     logarithmic = numeric and min(values) > 0 and max(values) >= 4 * min(values)
     place = {value: value if numeric else index for index, value in enumerate(values)}
     lines = sorted(summary[hue].unique(), key=_sort_key) if hue else [None]
-    figure, panels = metric_panels(metrics, x.replace("_", " "))
+    figure, panels = plots.metric_panels(metrics, x.replace("_", " "))
     for panel, name in zip(panels, metrics, strict=True):
         for index, line in enumerate(lines):
             part = summary if hue is None else summary[summary[hue] == line]
@@ -135,14 +118,14 @@ def plot_sweep(
             spread = [part[name] - part[f"{name}_low"], part[f"{name}_high"] - part[name]]
             label = "all" if hue is None else f"{hue.replace('_', ' ')} {show_value(line)}"
             bars = {"yerr": [side.clip(lower=0) for side in spread], "capsize": 3, "markersize": 5, "lw": 1.3}
-            panel.errorbar(part["place"], part[name], label=label, **bars, **line_style(index))
+            panel.errorbar(part["place"], part[name], label=label, **bars, **plots.line_style(index))
         if logarithmic:
             panel.set_xscale("log")
         panel.set_xticks([place[value] for value in values], [show_value(value) for value in values])
         panel.minorticks_off()
     if hue:
-        add_legend(figure)
-    figure.suptitle(title or "Last evaluation, mean over seeds (bars: 95 % intervals)")
+        plots.add_legend(figure)
+    figure.suptitle(title)
     return figure
 
 
@@ -152,12 +135,10 @@ def mean_curves(
     """Average evaluations over seeds, step by step, for ``plot_evaluations``."""
     by = [by] if isinstance(by, str) else list(by)
     curves: dict[str, list[dict[str, Any]]] = {}
-    for key, group in frame.groupby(by, dropna=False, sort=True) if by else [((), frame)]:
+    for key, group in _groups(frame, by):
         named = [f"{name.replace('_', ' ')} {show_value(value)}" for name, value in zip(by, key, strict=True)]
-        curves[", ".join(named) or "all runs"] = [
-            {"step": int(step)} | {k: v for name in metrics for k, v in _interval_columns(part, name).items()}
-            for step, part in group.groupby("step")
-        ]
+        steps = [{"step": int(step)} | _means(part, metrics) for step, part in group.groupby("step")]
+        curves[", ".join(named) or "all runs"] = steps
     return curves
 
 
@@ -166,15 +147,10 @@ def plot_curves(
     by: str | Sequence[str],
     *,
     metrics: Sequence[str] = SUMMARY_METRICS,
-    title: str = "",
+    title: str = "Mean over seeds (bands: 95 % intervals)",
 ) -> Figure:
-    """Plot metrics over the steps, a curve for each combination of ``by``.
-
-    Raises:
-        DataError: nothing to draw.
-    """
-    title = title or "Mean over seeds (bands: 95 % intervals)"
-    return plot_evaluations(mean_curves(frame, by, metrics), metrics, title=title)
+    """Plot metrics over the steps, a curve for each combination of ``by``."""
+    return plots.plot_evaluations(mean_curves(frame, by, metrics), metrics, title=title)
 
 
 def show_value(value: Any) -> str:
@@ -219,9 +195,7 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _sort_key(value: Any) -> tuple[int, float, str]:
+def _sort_key(value: Any) -> tuple[bool, float | str]:
     """Order numbers by size, then words, so that ``full`` is last."""
-    value = _plain(value)
-    if isinstance(value, int | float):
-        return (0, float(value), "")
-    return (1, 0.0, str(value))
+    word = not isinstance(_plain(value), int | float)
+    return word, str(value) if word else value

@@ -1,20 +1,14 @@
 """Many fine-tuning runs from one grid: finished runs are skipped, and a run that fails does not stop the others.
 
-    grid = Grid({"train_size": 64, "max_steps": 32}, {"learning_rate": [1e-4, 3e-4]}, seeds=(0, 1, 2))
-    sweep = run_sweep(grid, "runs/lr")
-    sweep_frame("runs/lr", grid)                         # a pandas table, one row an evaluation
-
-Each run is an ordinary run directory in the sweep's folder. With ``jobs`` above 1, worker processes (this module as a
-script) make them: each line of stdin is a job, each line of stdout its answer. A process makes many runs because
-loading PyTorch or vLLM can take longer than a run. With several GPUs each process has a card of its own, if it can.
+With ``jobs`` above 1, processes (this module as a script) make the runs: a line of stdin is a job, a line of stdout
+its answer. Each makes many, since loading PyTorch or vLLM can take longer than a run, and has its own GPU if it can.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -30,7 +24,6 @@ from cs336_sft.errors import ConfigError, CourseError
 from cs336_sft.experiments.config import RunConfig
 from cs336_sft.experiments.doctor import usable_cores
 from cs336_sft.experiments.grid import Grid, SweepRun
-from cs336_sft.experiments.profiles import get_profile, with_model
 from cs336_sft.utils.validation import fields_from_dict
 
 if TYPE_CHECKING:
@@ -42,14 +35,8 @@ Answer = dict[str, str]
 
 @dataclass(frozen=True)
 class RunStatus:
-    """The outcome of a run.
-
-    ``status`` is ``finished``, ``skipped`` (was done before), ``failed`` (see ``error``), ``interrupted`` (goes on at
-    the next call) or ``left`` (the time was up before it began).
-    """
-
     name: str
-    status: str
+    status: str  # finished, skipped (was done before), failed, interrupted (goes on later) or left (not begun)
     seconds: float = 0.0
     error: str = ""
 
@@ -63,8 +50,7 @@ class SweepResult:
 
     @property
     def complete(self) -> bool:
-        """Return True if every run is done."""
-        return all(status.status in ("finished", "skipped") for status in self.statuses)
+        return len(self.with_status("finished", "skipped")) == len(self.statuses)
 
     def with_status(self, *wanted: str) -> tuple[RunStatus, ...]:
         """Return the runs with one of these statuses."""
@@ -87,13 +73,13 @@ def run_sweep(
 ) -> SweepResult:
     """Make the runs of a grid that are not done yet.
 
-    After Ctrl-C the next call goes on from the last step.
+    After Ctrl-C or when the time is up the next call goes on from the last step.
 
     Args:
         folder: run directories; sweeps may share it, since equal settings are the same run in each.
         jobs: runs at the same time: 1 in this process, more in processes that share the GPUs.
         threads: CPU threads of each worker process; None: the cores divided among them.
-        time_budget: seconds after which the sweep stops, to go on at the next call; needs at least 2 jobs.
+        time_budget: seconds after which the sweep stops; needs at least 2 jobs.
         keep_weights: False keeps no model and no checkpoint of finished runs.
     """
     from cs336_sft.experiments.run import drop_weights, is_complete
@@ -101,9 +87,8 @@ def run_sweep(
     if jobs < 1:
         raise ConfigError(f"jobs is {jobs}", "give at least 1")
     if time_budget is not None and (jobs < 2 or time_budget <= 0):
-        raise ConfigError(
-            f"time_budget is {time_budget} with jobs={jobs}", "give a positive number of seconds, and at least 2 jobs"
-        )
+        remedy = "give a positive number of seconds, and at least 2 jobs"
+        raise ConfigError(f"time_budget is {time_budget} with jobs={jobs}", remedy)
     runs = grid.runs() if isinstance(grid, Grid) else tuple(grid)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -126,12 +111,8 @@ def run_sweep(
         _run_here(waiting, folder, note, keep_weights)
     elif waiting:
         count = min(jobs, len(waiting))
-        threads = threads or max(1, usable_cores() // count)
-        cards = visible_cards()
-        workers = [
-            _Worker(number, folder, threads, keep_weights, cards[number % len(cards)] if cards else None)
-            for number in range(count)
-        ]
+        threads, cards = threads or max(1, usable_cores() // count), visible_cards() or [None]
+        workers = [_Worker(k, folder, threads, keep_weights, cards[k % len(cards)]) for k in range(count)]
         _run_in_processes(waiting, workers, note, time_budget)
     for run in waiting:
         if run.name not in statuses:
@@ -161,19 +142,13 @@ class RunMaker:
         from cs336_sft.experiments.run import free_memory, run_sft
 
         try:
-            outcome = run_sft(
-                config,
-                folder / name,
-                base_cache=folder / ".base",
-                sampler=self._engine(config),
-                keep_weights=keep_weights,
-            )
+            options = {"base_cache": folder / ".base", "sampler": self._engine(config), "keep_weights": keep_weights}
+            outcome = run_sft(config, folder / name, **options)
             return {"status": "interrupted" if outcome.result.interrupted else "finished"}
-        except CourseError as error:
-            self.close()  # the next run gets a new engine, in case this one died
-            return {"status": "failed", "error": str(error)}
         except Exception as error:  # a run may fail in any library; the sweep reports it and goes on
-            self.close()
+            self.close()  # the next run gets a new engine, in case this one died
+            if isinstance(error, CourseError):
+                return {"status": "failed", "error": str(error)}
             traceback.print_exc()
             return {"status": "failed", "error": f"{type(error).__name__}: {error}".splitlines()[0]}
         finally:
@@ -186,7 +161,7 @@ class RunMaker:
         from cs336_sft.generation.vllm_backend.config import VLLMConfig
         from cs336_sft.model.loading import load_tokenizer
 
-        source = with_model(get_profile(config.profile), config.model).model_source()
+        source = config.model_source()
         if self._sampler is None or source != self._source:
             self.close()  # a process holds one engine at a time
             vllm = VLLMConfig(gpu_memory_utilization=0.3)
@@ -195,7 +170,6 @@ class RunMaker:
         return self._sampler
 
     def close(self) -> None:
-        """End the engine."""
         if self._sampler is not None:
             self._sampler.close()
             self._sampler = None
@@ -215,17 +189,10 @@ def _run_in_processes(
     runs: Sequence[SweepRun], workers: Sequence[_Worker], note: Note, time_budget: float | None
 ) -> None:
     """Start a thread for each worker, which hands out runs and waits for answers."""
-    waiting: queue.SimpleQueue[SweepRun] = queue.SimpleQueue()
-    for run in runs:
-        waiting.put(run)
-    stop = threading.Event()
+    waiting, stop = iter(runs), threading.Event()
 
     def work(worker: _Worker) -> None:
-        while not stop.is_set():
-            try:
-                run = waiting.get_nowait()
-            except queue.Empty:
-                break
+        while not stop.is_set() and (run := next(waiting, None)):
             began = time.perf_counter()
             answer = worker.make(run)
             if answer["status"] == "failed" and stop.is_set():  # it was stopped before it could answer
@@ -234,13 +201,11 @@ def _run_in_processes(
         worker.close()
 
     handlers = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in workers]
-    deadline = None if time_budget is None else time.monotonic() + time_budget
+    deadline = math.inf if time_budget is None else time.monotonic() + time_budget
     try:
         for handler in handlers:
             handler.start()
-        while any(handler.is_alive() for handler in handlers):
-            if deadline is not None and time.monotonic() > deadline:
-                break
+        while any(handler.is_alive() for handler in handlers) and time.monotonic() <= deadline:
             time.sleep(0.1)
     except KeyboardInterrupt:
         pass  # the processes are interrupted below
@@ -262,14 +227,13 @@ class _Worker:
         self.process: subprocess.Popen[str] | None = None
 
     def make(self, run: SweepRun) -> Answer:
-        job = {"config": run.config.to_dict(), "name": run.name}
-        job |= {"folder": str(self.folder), "keep_weights": self.keep_weights}
+        folder = {"folder": str(self.folder), "keep_weights": self.keep_weights}
+        job = json.dumps({"config": run.config.to_dict(), "name": run.name} | folder)
         if self.process is None or self.process.poll() is not None:
             self._start()
         process = self.process
         try:
-            process.stdin.write(json.dumps(job) + "\n")
-            process.stdin.flush()
+            print(job, file=process.stdin, flush=True)
             line = process.stdout.readline()
         except OSError:
             line = ""
@@ -281,14 +245,13 @@ class _Worker:
         return {"status": "failed", "error": f"its process ended with {how}; see {self.log}"}
 
     def _start(self) -> None:
-        environment = dict(os.environ, PYTHONUNBUFFERED="1")
+        libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(libraries, str(self.threads))
         if self.card is not None:
             environment["CUDA_VISIBLE_DEVICES"] = self.card
-        for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            environment[name] = str(self.threads)
         # The package may be used from a checkout, without being installed.
         root = str(Path(__file__).resolve().parents[2])
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, environment.get("PYTHONPATH"))))
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
         with self.log.open("a", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "cs336_sft.experiments.sweep"],
@@ -310,11 +273,11 @@ class _Worker:
 
     def interrupt(self) -> None:
         """Stop the process after the current step, with a checkpoint."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+        if self.process is not None:
+            self.process.terminate()
 
     def kill(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None:
             self.process.kill()
 
 
@@ -331,8 +294,7 @@ def _serve() -> None:
             job = json.loads(line)
             config = fields_from_dict(RunConfig, job["config"])
             answer = maker.make(config, Path(job["folder"]), job["name"], job["keep_weights"])
-            answers.write(json.dumps(answer) + "\n")
-            answers.flush()
+            print(json.dumps(answer), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -17,47 +17,28 @@ SelectionGrader = Literal["strict", "lenient"]
 
 @dataclass(frozen=True)
 class ExpertIterationConfig(SFTConfig):
-    """Settings of the rounds, and (inherited) of the fine-tuning in each round.
-
-    Attributes:
-        rounds: how often to sample, select and train.
-        questions_per_round: D_b of Algorithm 2, drawn from the pool without replacement within a round.
-        num_samples: G, samples per question.
-        temperature, top_p, min_new_tokens: sampling settings of the rollouts.
-        max_new_tokens: token limit of rollouts and of the greedy evaluations.
-        train_from: weights that a round trains: the ``"previous"`` round's, or the ``"start"`` (STaR, ReST-EM).
-        select: samples to train on: ``"correct"``, or a control: as many ``"random"`` ones of all, as many random
-            ones of those that ``"finished"`` before the limit, or the ``"human"`` answers to the same questions.
-        max_per_question: maximum number of samples kept per question; None: no maximum.
-        drop_duplicates: keep the first of equal samples of a question.
-        selection_grader: reward used for selection: ``"strict"``, or a ``"lenient"`` reading of the final answer.
-        add_format: append the line ``#### N`` to the kept samples; needs the lenient grader.
-        grader_error: probability of flipping each reward before selection (a control).
-        append_eos: end kept samples with end-of-text where they stopped at a stop string.
-        samples_per_round: number of samples that each round trains on, instead of what the filter keeps (controls).
-        chunk_questions: questions sampled at a time; a killed run loses at most this many.
-        keep_rounds: number of newest rounds whose weights stay on disk; None: all.
-        epochs: passes over a round's samples.
-    """
+    """Settings of the rounds, and (inherited) of the fine-tuning in each round."""
 
     rounds: int = 3
-    questions_per_round: int = 128
-    num_samples: int = 4
+    questions_per_round: int = 128  # D_b of Algorithm 2, drawn from the pool without replacement within a round
+    num_samples: int = 4  # G, samples per question
     temperature: float = 1.0
     top_p: float = 1.0
     min_new_tokens: int = 4
-    max_new_tokens: int = 160
-    train_from: TrainFrom = "previous"
+    max_new_tokens: int = 160  # of rollouts and of the greedy evaluations
+    train_from: TrainFrom = "previous"  # weights that a round trains; "start" as in STaR and ReST-EM
+    # What to train on. Controls: as many random samples of all, or of those that finished before the limit, or the
+    # human answers to the same questions.
     select: Select = "correct"
-    max_per_question: int | None = None
-    drop_duplicates: bool = True
-    selection_grader: SelectionGrader = "strict"
-    add_format: bool = False
-    grader_error: float = 0.0
-    append_eos: bool = True
-    samples_per_round: tuple[int, ...] | None = None
-    chunk_questions: int = 32
-    keep_rounds: int | None = None
+    max_per_question: int | None = None  # samples kept
+    drop_duplicates: bool = True  # keep the first of equal samples of a question
+    selection_grader: SelectionGrader = "strict"  # or a lenient reading of the final answer
+    add_format: bool = False  # append the line `#### N` to the kept samples; needs the lenient grader
+    grader_error: float = 0.0  # probability of flipping each reward before selection (a control)
+    append_eos: bool = True  # end kept samples with end-of-text where they stopped at a stop string
+    samples_per_round: tuple[int, ...] | None = None  # trained on, instead of what the filter keeps (controls)
+    chunk_questions: int = 32  # sampled at a time: a killed run loses at most this many
+    keep_rounds: int | None = None  # newest rounds whose weights stay on disk; None: all
     # Other defaults than in SFTConfig: a round trains once on its samples, and evaluations come after rounds.
     epochs: int = 1
     eval_every: Cadence = None
@@ -87,11 +68,8 @@ class ExpertIterationConfig(SFTConfig):
         self.sampling(1)  # checks the rest
 
     def round_seed(self, number: int) -> int:
-        """Derive the seed of a round, which is used to sample, to choose and to train.
-
-        The policy may not have changed since the last round, and the same questions must still get new samples.
-        """
-        return self.seed * 1000 + number
+        """Derive the seed of a round's sampling, choice and training."""
+        return self.seed * 1000 + number  # another one each round: an unchanged policy must still give new samples
 
     def sampling(self, number: int, *, stop: tuple[str, ...] = ()) -> SamplingConfig:
         """Build the sampling settings of a round's rollouts."""

@@ -28,11 +28,10 @@ from cs336_sft.expert_iteration.selection import (
     select_for_training,
     selection_rewards,
 )
-from cs336_sft.generation.sampler import Sampler, SamplingConfig
-from cs336_sft.generation.shared_sampler import SharedSampler
+from cs336_sft.generation.sampler import Sampler, SamplingConfig, SharedSampler
 from cs336_sft.grading import get_reward_fn
 from cs336_sft.prompts import PromptTemplate
-from cs336_sft.records import Generation, Problem
+from cs336_sft.records import Problem
 from cs336_sft.training.loop import train_sft
 from cs336_sft.utils.files import JSONDict
 
@@ -70,7 +69,16 @@ def expert_iteration(
             record: JSONDict = {"round": number, "steps": 0}
             questions = questions_of_round(problems, config, number)  # D_b of the pool
             with timed(record, "rollout"):
-                rollouts = _sample(run, shared, template, questions, number, cache_dir)  # [D_b][G], kept on disk
+                shared.update_weights(model)
+                rollouts = sample_rollouts(  # [D_b][G], kept on disk
+                    shared,
+                    [template.prompt(problem) for problem in questions],
+                    config.sampling(number, stop=template.stop),
+                    cache_dir or run.path / "rollouts",
+                    weights=run.records[-1]["weights"],
+                    engine=engine_name(sampler),
+                    chunk=config.chunk_questions,
+                )
             with timed(record, "grading"):
                 pairs = zip(questions, rollouts, strict=True)
                 graded = [
@@ -96,27 +104,6 @@ def expert_iteration(
             if not run.finished:
                 run.finish(tokenizer, _evaluate(run, shared, template, test, "test") if test else None)
     return load_expert_iteration(run_dir)
-
-
-def _sample(
-    run: RunFolder,
-    sampler: SharedSampler,
-    template: PromptTemplate,
-    questions: Sequence[Problem],
-    number: int,
-    cache_dir: str | Path | None,
-) -> list[list[Generation]]:
-    """Sample G answers to each question with the weights of the last round."""
-    sampler.update_weights(run.model)
-    return sample_rollouts(
-        sampler,
-        [template.prompt(problem) for problem in questions],
-        run.config.sampling(number, stop=template.stop),
-        cache_dir or run.path / "rollouts",
-        weights=run.records[-1]["weights"],
-        engine=engine_name(sampler.sampler),
-        chunk=run.config.chunk_questions,
-    )
 
 
 def _evaluate(

@@ -37,7 +37,7 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     """Estimate the probability that of ``k`` samples at least one is correct.
 
     Unbiased, from ``n`` samples: ``1 - C(n - correct, k) / C(n, k)`` (Chen et al., "Evaluating Large Language Models
-    Trained on Code", 2021, equation 1). The plain ``1 - (1 - correct / n) ** k`` is too low.
+    Trained on Code", 2021, equation 1).
 
     >>> pass_at_k(4, 1, 1), pass_at_k(4, 1, 2), pass_at_k(4, 1, 4)
     (0.25, 0.5, 1.0)
@@ -50,9 +50,8 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
 def rollout_metrics(graded: Sequence[Graded]) -> JSONDict:
     """Compute the flat metrics of a round's rollouts.
 
-    Rates are fractions 0..1, lengths are in tokens, ``entropy`` is in nats per token; what does not exist is None.
-    ``coverage`` is the fraction of questions with a correct sample; ``distinct`` and ``distinct_correct`` are mean
-    numbers of different texts per question, of all and of the correct samples.
+    Lengths are in tokens, ``entropy`` in nats per token; what does not exist is None. ``coverage`` is the fraction of
+    questions with a correct sample, ``distinct`` the mean number of different texts per question.
     """
     if not graded:
         raise DataError("there are no rollouts", "sample at least one question")
@@ -88,8 +87,8 @@ def rollout_metrics(graded: Sequence[Graded]) -> JSONDict:
 def kept_metrics(kept: Sequence[Graded]) -> JSONDict:
     """Compute the flat metrics of the samples that a round trains on.
 
-    ``wrong`` is the fraction with strict reward 0, ``flawed`` the fraction of right answers with a wrong or unreadable
-    calculation ``<<...>>``, ``no_steps`` the fraction without any calculation. What does not exist is None.
+    ``wrong`` is the fraction with strict reward 0, ``flawed`` that of right answers with a wrong or unreadable
+    calculation ``<<...>>``, ``no_steps`` that without any calculation.
     """
     counts = Counter(map(question_key, kept))
     right = [item for item in kept if item.reward > 0 or item.lenient > 0]
@@ -106,11 +105,7 @@ def kept_metrics(kept: Sequence[Graded]) -> JSONDict:
 
 
 def has_flawed_step(text: str) -> bool:
-    """Return whether a calculation ``<<48/2=24>>`` of the text is wrong or unreadable.
-
-    >>> has_flawed_step("<<2*3=6>>6 <<6+1=7>>7\\n#### 7"), has_flawed_step("<<2*3=5>>5 <<5+2=7>>7\\n#### 7")
-    (False, True)
-    """
+    """Return whether a calculation ``<<48/2=24>>`` of the text is wrong or unreadable."""
     return any(check.status != "right" for check in check_annotations(text))
 
 

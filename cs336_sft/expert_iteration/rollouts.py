@@ -1,7 +1,6 @@
 """Sample rollouts once: a cache on disk, keyed by the sampling settings, the weights and the engine.
 
-Rollouts are appended to ``rollouts/KEY.jsonl`` a chunk of questions at a time: a killed run loses one chunk at most,
-and runs that share a start and a cache share their first round. ``KEY.json`` says what the samples depend on.
+Runs that share a start and a cache share their first round. ``KEY.json`` says what ``KEY.jsonl`` depends on.
 """
 
 from __future__ import annotations
@@ -43,10 +42,7 @@ def sample_rollouts(
     ``weights`` names the policy (``fingerprint_weights``), ``engine`` what else the samples depend on (default: the
     sampler's class); ``chunk`` prompts are sampled and written at a time. Log-probabilities and entropies are rounded
     to 5 decimals. Several processes all call it: the main one reads and writes the cache.
-
-    Raises:
-        CourseError: the sampler returned another number of samples than was asked for.
-        RunDirectoryError: a line of the cache can't be read.
+    Raises CourseError: the sampler gave another number of samples. Raises RunDirectoryError: an unreadable cache.
     """
     engine = engine or type(sampler).__name__
     key, folder = rollout_key(sampling, weights, engine), Path(folder)

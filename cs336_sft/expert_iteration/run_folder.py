@@ -1,10 +1,8 @@
-"""Keep a run of expert iteration on disk: its identity, resuming, several processes, and its results.
+"""Keep a run of expert iteration on disk. Every process runs the same loop, the main one reads and writes these files:
 
 round-01/    graded.jsonl, all samples; selected.jsonl and plan.json, the training examples; sft/, their training
 rounds.jsonl, rounds.csv     one record per finished round; config.json: settings and inputs; rollouts/: the cache
 final/, result.json          the model and the test metrics, after the last round
-
-Every process of a launch runs the same loop; the main process alone reads and writes these files.
 """
 
 from __future__ import annotations
@@ -29,9 +27,8 @@ from cs336_sft.generation.sampler import Sampler
 from cs336_sft.prompts import PromptTemplate
 from cs336_sft.records import Graded, Problem
 from cs336_sft.training import checkpoints
-from cs336_sft.training.checks import fingerprint_problems, free_fields
 from cs336_sft.training.run_directory import RunDirectory
-from cs336_sft.training.setup import save_model, set_weights_dtype, versions
+from cs336_sft.training.setup import fingerprint_problems, free_fields, save_model, set_weights_dtype, versions
 from cs336_sft.utils import distributed as processes
 from cs336_sft.utils.files import (
     JSONDict,
@@ -52,14 +49,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExpertIterationResult:
-    """The outcome of expert iteration.
-
-    ``rounds`` has a flat record per finished round, from round 0, the start: the validation metrics after the round,
-    ``rollout_...`` (samples of the policy before the training), ``kept_...``, ``engine_gap``, ``steps``,
-    ``first_loss``, ``last_loss``, ``..._seconds`` and ``..._peak_gib`` of each phase, and so on.
-    """
+    """The outcome of expert iteration."""
 
     run_dir: Path
+    # A flat record per finished round, from round 0, the start: the validation metrics after it, `rollout_...` (samples
+    # of the policy before the training), `kept_...`, `engine_gap`, `steps`, losses, `..._seconds` of each phase.
     rounds: tuple[JSONDict, ...]
     test: JSONDict | None  # metrics on the test problems after the last round, if there were any
     interrupted: bool  # stopped before the last round; the same call resumes the run
@@ -80,7 +74,6 @@ class ExpertIterationResult:
 
 
 def round_folder(run_dir: Path, number: int) -> Path:
-    """Return the folder of a round."""
     return run_dir / f"round-{number:02d}"
 
 
@@ -214,10 +207,8 @@ def open_run(
     """Lock a run's folder, check that it is the same run, and restore its last round.
 
     Ctrl-C in the main process ends the block quietly.
-
-    Raises:
-        ConfigError: the main process has no sampler, or the pool has fewer problems than a round asks for.
-        RunDirectoryError: the folder is in use, or settings, problems, weights, template, sampler or grader differ.
+    Raises ConfigError: the main process has no sampler, or the pool has fewer problems than a round asks for.
+    Raises RunDirectoryError: the folder is in use, or settings, problems, weights, template, sampler or grader differ.
     """
     if len(pool) < config.questions_per_round:
         problem = f"questions_per_round is {config.questions_per_round}, the pool has {len(pool)}"

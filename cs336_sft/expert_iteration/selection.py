@@ -1,7 +1,4 @@
-"""Choose the questions of a round, and the samples that it trains on.
-
-Graded rollouts -> rewards used for selection -> kept samples -> training examples made of the sampled ids.
-"""
+"""Choose the questions of a round, and the samples that it trains on."""
 
 from __future__ import annotations
 
@@ -27,32 +24,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """The training data of one round.
+    """The training data of one round."""
 
-    Attributes:
-        rows: one per example (``selected.jsonl``): origin, text, rewards, ``prompt_ids`` and ``response_ids``.
-        steps: optimizer steps of the round; 0: no training.
-        would_keep: number of samples that the filter of correct samples kept, whatever is trained on.
-        kept: metrics of the kept samples; empty for human answers.
-    """
-
-    rows: list[JSONDict]
-    steps: int
-    would_keep: int
-    kept: JSONDict
+    rows: list[JSONDict]  # one per example (`selected.jsonl`): origin, text, rewards, `prompt_ids`, `response_ids`
+    steps: int  # optimizer steps of the round; 0: no training
+    would_keep: int  # samples that the filter of correct samples kept, whatever is trained on
+    kept: JSONDict  # metrics of the kept samples; empty for human answers
 
     def examples(self) -> list[Example]:
-        """Return the rows as training examples."""
         return [Example(tuple(row["prompt_ids"]), tuple(row["response_ids"])) for row in self.rows]
 
 
 def questions_of_round(problems: Sequence[Problem], config: ExpertIterationConfig, number: int) -> list[Problem]:
-    """Draw the questions of a round from the pool.
-
-    A round that uses the whole pool keeps its order.
-    """
+    """Draw the questions of a round from the pool."""
     if config.questions_per_round == len(problems):
-        return list(problems)
+        return list(problems)  # in their order
     rng = random.Random(f"questions of round {number}, seed {config.seed}")
     return rng.sample(problems, config.questions_per_round)
 
@@ -60,25 +46,19 @@ def questions_of_round(problems: Sequence[Problem], config: ExpertIterationConfi
 def selection_rewards(
     config: ExpertIterationConfig, graded: Sequence[Graded], grader: RewardFn | None = None
 ) -> list[float]:
-    """Return the reward of each sample that decides whether it is kept.
-
-    It is 0 for samples that the limit cut off. ``grader`` replaces ``config.selection_grader``.
-    """
+    """Return the rewards that decide what is kept, 0 for what the limit cut off."""
     if grader is not None:
         rewards = [float(grader(item.generation.text, item.problem.final)["reward"]) for item in graded]
     else:
         rewards = [item.lenient if config.selection_grader == "lenient" else item.reward for item in graded]
     if config.grader_error:
         rewards = flip_rewards(graded, rewards, config.grader_error, config.seed)
-    cut_off = [item.generation.finish_reason == "length" for item in graded]
-    return [0.0 if cut else reward for cut, reward in zip(cut_off, rewards, strict=True)]
+    pairs = zip(graded, rewards, strict=True)
+    return [0.0 if item.generation.finish_reason == "length" else reward for item, reward in pairs]
 
 
 def flip_rewards(graded: Sequence[Graded], rewards: Sequence[float], error: float, seed: int) -> list[float]:
-    """Flip each reward with probability ``error``: the control with a bad grader.
-
-    Which ones are flipped depends on seed, question and sample number alone.
-    """
+    """Flip each reward with probability ``error``, by seed, question and sample."""
 
     def uniform(item: Graded) -> float:
         name = f"{seed}/{question_key(item)}/{item.generation.sample}"
@@ -96,18 +76,18 @@ def select_samples(
     rewards: Sequence[float] | None = None,
     drop_duplicates: bool = True,
 ) -> list[Graded]:
-    """Keep the correct samples (reward above 0), in the order given.
+    """Keep the correct samples (reward above 0), in their order.
 
     Of equal texts of one question (blanks at both ends aside) the first stays; then at most ``max_per_question`` of a
     question, the first ones. ``rewards`` replaces each sample's own.
 
     >>> from cs336_sft.records import Generation
-    >>> problem = Problem("2 + 3?", "#### 5", "5", id="a")
-    >>> samples = [Generation("2 + 3?", (1,), text, "stop", sample=i) for i, text in enumerate(("5", "6", " 5", "3+2=5"))]
-    >>> graded = [Graded(problem, sample, 1.0, 1.0, float("5" in sample.text), 1.0) for sample in samples]
-    >>> [item.generation.sample for item in select_samples(graded)]
-    [0, 3]
-    """  # noqa: E501
+    >>> texts = {"5": 1.0, "6": 0.0, " 5": 1.0, "3 + 2 = 5": 1.0}
+    >>> samples = [(Generation("2 + 3?", (1,), text, "stop"), reward) for text, reward in texts.items()]
+    >>> graded = [Graded(Problem("2 + 3?", "#### 5", "5"), sample, 1.0, r, r, r) for sample, r in samples]
+    >>> [item.generation.text for item in select_samples(graded)]
+    ['5', '3 + 2 = 5']
+    """
     rewards = [item.reward for item in graded] if rewards is None else rewards
     correct = [item for item, reward in zip(graded, rewards, strict=True) if reward > 0]
     taken: Counter[str] = Counter()
@@ -120,11 +100,7 @@ def select_samples(
 
 
 def random_samples(graded: Sequence[Graded], n: int, seed: int, *, drop_duplicates: bool = True) -> list[Graded]:
-    """Draw ``n`` samples (or all, of fewer), right or wrong, in their order.
-
-    >>> random_samples([], 3, seed=0)
-    []
-    """
+    """Draw ``n`` samples (or all, of fewer), right or wrong, in their order."""
     pool = _distinct(graded) if drop_duplicates else list(graded)
     chosen = random.Random(seed).sample(range(len(pool)), min(n, len(pool)))
     return [pool[index] for index in sorted(chosen)]
@@ -179,19 +155,8 @@ def training_example(
 ) -> Example:
     """Turn a sample into a training example made of the ids that were sampled.
 
-    The text is not tokenized again: the model would be trained on tokens that it did not choose. ``append_eos`` adds
-    end-of-text to a sample that ended at a stop string (never to one that the limit cut off); ``add_format`` puts the
-    line ``#### N`` with the reference's number before it.
-
-    >>> class Letters:
-    ...     eos_token_id = 0
-    ...     def __call__(self, texts, **kwargs):
-    ...         texts = [texts] if isinstance(texts, str) else texts
-    ...         return {"input_ids": [[ord(c) for c in text] for text in texts]}
-    >>> from cs336_sft.records import Generation
-    >>> item = Graded(Problem("Q", "#### 5", "5"), Generation("Q", (53, 0), "5", "stop"), 0.0, 0.0, 0.0, 1.0)
-    >>> training_example(item, Letters(), add_format=True).response_ids  # 5, line break, #### 5, end-of-text
-    (53, 10, 35, 35, 35, 35, 32, 53, 0)
+    ``append_eos`` adds end-of-text to a sample that ended at a stop string (never to one that the limit cut off);
+    ``add_format`` puts the line ``#### N`` with the reference's number before it.
     """
     generation, eos = item.generation, tokenizer.eos_token_id
     ids = generation.token_ids

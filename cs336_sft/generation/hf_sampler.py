@@ -1,15 +1,13 @@
 """The sampler that runs everywhere: ``generate`` of transformers, made independent of batch order and batch size.
 
-Sampling is greedy search over ``logits / T + noise``, with noise keyed by seed, prompt, sample and position
-(`seeded_noise`): a sample does not change with its batch, up to logits within rounding error of each other.
+Sampling is greedy search over ``logits / T + noise``, with keyed noise (`seeded_noise`).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import AbstractContextManager, contextmanager
+from typing import NamedTuple
 
 import torch
 from tqdm.auto import tqdm
@@ -17,6 +15,8 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
     StoppingCriteria,
     StoppingCriteriaList,
     TopPLogitsWarper,
@@ -34,30 +34,22 @@ from cs336_sft.generation.response_text import (
 from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.generation.seeded_noise import gumbel, row_key
 from cs336_sft.logprobs import compute_entropy
-from cs336_sft.model.eval_mode import evaluation_mode
-from cs336_sft.model.shape import model_limits
+from cs336_sft.model.loading import evaluation_mode
+from cs336_sft.model.shape import context_length
 from cs336_sft.records import Generation
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-_log = logging.getLogger(__name__)
 
 
 class _Row(NamedTuple):
-    """One sample of one prompt."""
-
     prompt_index: int
     sample: int
     prompt_ids: tuple[int, ...]
 
 
-class HFSampler:
+class HFSampler(AbstractContextManager):
     """Continues prompts with a Hugging Face causal language model, on the device where the model is.
 
-    Generation ends at the tokenizer's end-of-text token, and at those that the model's (generation) configuration
-    lists. The model is used in place: training it further needs no `update_weights`. ``batch_size`` counts rows
-    (prompts times samples) generated together; by default 32 on a CPU, 64 elsewhere.
+    The model is used in place: training it further needs no `update_weights`. ``batch_size`` counts rows (prompts times
+    samples) generated together; by default 32 on a CPU, 64 elsewhere.
     Raises ConfigError: the tokenizer has no end-of-text token, or the model's configuration names only other ones.
     """
 
@@ -74,7 +66,6 @@ class HFSampler:
         self.tokenizer = tokenizer
         self.batch_size = batch_size
         self.progress = progress
-        self._warned = False
         self.update_weights(model)
 
     def update_weights(self, model: PreTrainedModel) -> None:
@@ -82,28 +73,19 @@ class HFSampler:
         self.eos_ids = end_of_text_ids(self.tokenizer, model.config, getattr(model, "generation_config", None))
         self.model = model
 
-    def __enter__(self) -> HFSampler:
-        return self
-
     def __exit__(self, *exception: object) -> None:
         """Do nothing: samplers with an engine of their own end it here."""
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
         """Generate ``sampling.num_samples`` continuations of each prompt, in order.
 
-        The same prompt twice in the list gives the same samples twice.
-
-        Raises:
-            DataError: a prompt is empty.
-            ContextLengthError: the longest prompt and max_new_tokens exceed the model's context; nothing ran.
+        Equal prompts get equal samples. Raises before anything runs DataError (a prompt is empty) or ContextLengthError
+        (the longest prompt and max_new_tokens exceed the model's context).
         """
         encoded = encode_prompts(self.tokenizer, prompts)
         if not encoded:
             return []
-        check_context(encoded, sampling.max_new_tokens, model_limits(self.model.config).context)
-        if self.model.device.type == "cpu" and torch.cuda.is_available() and not self._warned:
-            self._warned = True
-            _log.warning("The model generates on the CPU, although there is a GPU: model.to('cuda') moves it there.")
+        check_context(encoded, sampling.max_new_tokens, context_length(self.model.config))
         rows = [_Row(i, sample, ids) for i, ids in enumerate(encoded) for sample in range(sampling.num_samples)]
         rows.sort(key=lambda row: -len(row.prompt_ids))  # little padding; too large a batch fails at once, not late
 
@@ -131,7 +113,7 @@ class HFSampler:
     def _generate_batch(
         self, batch: list[_Row], prompts: Sequence[str], config: GenerationConfig, sampling: SamplingConfig
     ) -> list[Generation]:
-        device, width = self.model.device, max(len(row.prompt_ids) for row in batch)
+        device, width = self.model.device, len(batch[0].prompt_ids)  # the longest
         # Left padding: [B, width]. The mask comes from the lengths, because padding and end-of-text share an id.
         padding = [width - len(row.prompt_ids) for row in batch]
         ids = [[self.eos_ids[0]] * pad + list(row.prompt_ids) for pad, row in zip(padding, batch, strict=True)]
@@ -150,10 +132,8 @@ class HFSampler:
         new_ids = output[:, width:].tolist()
         steps = len(new_ids[0])
         logprobs = entropies = [None] * len(batch)
-        if sampling.record_entropy:
-            logprobs = torch.stack(choose.logprobs[:steps], 1).tolist()  # B lists of `steps` numbers
-            entropies = torch.stack(choose.entropies[:steps], 1).tolist()
-
+        if sampling.record_entropy:  # B lists of `steps` numbers each
+            logprobs, entropies = (torch.stack(x[:steps], 1).tolist() for x in (choose.logprobs, choose.entropies))
         generations = []
         for i, row in enumerate(batch):
             to_end_of_text = next((n for n, token in enumerate(new_ids[i], 1) if token in self.eos_ids), None)
@@ -178,10 +158,7 @@ class HFSampler:
 
 
 class _ChooseToken(LogitsProcessor):
-    """Turns raw scores ``[B, V]`` into scores whose argmax is the chosen token, and records the chosen ones.
-
-    The recorded numbers are of the model itself: temperature 1, before top-p and before end-of-text is forbidden.
-    """
+    """Turns raw scores ``[B, V]`` into scores whose argmax is the chosen token, and records it by the raw ones."""
 
     def __init__(self, keys: torch.Tensor, eos_ids: Sequence[int], sampling: SamplingConfig) -> None:
         self.keys = keys  # int64 [B]
@@ -211,10 +188,9 @@ class _ChooseToken(LogitsProcessor):
 
 
 class _StopStrings(StoppingCriteria):
-    """Ends a row at the token that completes a stop string; remembers how many tokens that took.
+    """Ends a row at the token that completes a stop string; remembers how many tokens that took."""
 
-    StopStringCriteria of transformers counts strings that were complete before ``min_new_tokens``.
-    """
+    # transformers' StopStringCriteria counts strings that were complete before `min_new_tokens`, too.
 
     def __init__(
         self, tokenizer: PreTrainedTokenizerBase, prompt_length: int, eos_ids: Sequence[int], sampling: SamplingConfig
@@ -228,16 +204,14 @@ class _StopStrings(StoppingCriteria):
         self.ended: dict[int, int | None] = {}  # row -> generated tokens at the stop string, None: end-of-text
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor | None, **kwargs: object) -> torch.Tensor:
-        length = input_ids.shape[1] - self.prompt_length
+        length, stop = input_ids.shape[1] - self.prompt_length, self.sampling.stop
         tails = input_ids[:, -min(self.window, length) :].tolist()
         for row, tail in enumerate(tails):
             if row in self.ended:
                 continue
             if tail[-1] in self.eos_ids:
                 self.ended[row] = None
-            elif length > self.sampling.min_new_tokens and find_completed_stop(
-                self.tokenizer, tail, self.sampling.stop
-            ):
+            elif length > self.sampling.min_new_tokens and find_completed_stop(self.tokenizer, tail, stop):
                 self.ended[row] = length
         done = [self.ended.get(row) is not None for row in range(len(tails))]
         return torch.tensor(done, dtype=torch.bool, device=input_ids.device)
@@ -245,10 +219,8 @@ class _StopStrings(StoppingCriteria):
 
 @contextmanager
 def _only_settings_of(config: GenerationConfig, model: PreTrainedModel) -> Iterator[None]:
-    """Hide the model's own generation settings, and restore them afterwards.
-
-    ``generate`` fills every field that we leave open from them. A wrapped model (PEFT) holds them twice.
-    """
+    """Hide the model's own generation settings, and restore them afterwards."""
+    # `generate` fills every field that we leave open from them. A wrapped model (PEFT) holds them twice.
     holders = [module for module in model.modules() if "generation_config" in vars(module)]
     saved = [holder.generation_config for holder in holders]
     for holder in holders:

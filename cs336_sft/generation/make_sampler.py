@@ -29,7 +29,7 @@ def make_sampler(
 
     Use it in a ``with`` block, which ends an engine. With vLLM ``source`` is the folder or hub name to start from, and
     without a ``model`` its weights are used as they are. ``batch_size`` is the Hugging Face sampler's.
-    Raises ConfigError: an unknown kind, no model or source where one is needed, or vLLM does not start.
+    Raises ConfigError: no such kind, no model or source where one is needed, or vLLM does not start.
 
     >>> from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
     >>> with make_sampler("hf", *load_model_and_tokenizer(embedded_model_path())) as sampler:

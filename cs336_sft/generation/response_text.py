@@ -1,7 +1,6 @@
 """Prompts to ids and generated ids to text, the same way in every sampler.
 
-As in vLLM the ids keep every generated token; the text leaves out special tokens and is cut right after the stop
-string.
+As in vLLM the ids keep every token; the text leaves out special tokens and is cut right after the stop string.
 """
 
 from __future__ import annotations
@@ -33,7 +32,6 @@ def check_context(
     """Refuse prompts that leave no room for ``max_new_tokens`` in the context.
 
     ``setting`` is the engine's setting that limits the context; None: it is the model's own.
-    Raises ContextLengthError: names the number of such prompts, the longest one and what can be changed.
     """
     lengths = [len(ids) for ids in encoded]
     longest = max(lengths)
@@ -81,9 +79,8 @@ def find_completed_stop(
 ) -> tuple[str, str] | None:
     """Find the stop string that the last id completes, and the text up to it.
 
-    Of several the first in ``stop`` counts. Special tokens are text here, so that a stop string may be one, such as
-    ``<|eot_id|>``. A stop string that was complete before the last id does not count: it was found earlier, or came
-    before ``min_new_tokens`` and is then missed for good, as in vLLM.
+    Of several the first in ``stop`` counts; it may be a special token. One that was complete before the last id does
+    not count: it was found earlier, or came before ``min_new_tokens`` and is then missed for good, as in vLLM.
     """
 
     def decode_all(ids: Sequence[int]) -> str:

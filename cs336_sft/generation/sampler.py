@@ -1,4 +1,4 @@
-"""The interface of a sampler, which Hugging Face generation and vLLM both implement, and its settings."""
+"""The settings and the interface of samplers (Hugging Face's and vLLM's), and one that several processes share."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cs336_sft.records import Generation
+from cs336_sft.utils import distributed as processes
 from cs336_sft.utils.validation import check_counts, check_field, check_flags, is_number
 
 if TYPE_CHECKING:
@@ -15,30 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """How to continue a prompt. Field names follow vLLM's ``SamplingParams`` where possible.
-
-    Attributes:
-        max_new_tokens: most tokens that are generated.
-        temperature: 0 is greedy.
-        top_p: nucleus sampling; 1 keeps the whole distribution.
-        num_samples: samples of each prompt; more than one needs a temperature above 0.
-        seed: together with the prompt and the sample's number it fixes a sample, whatever else is in the batch.
-        stop: generation ends when the text, special tokens included, contains one of these strings,
-            which ``text`` then ends with.
-        min_new_tokens: end-of-text is forbidden before this many tokens.
-        record_entropy: record each token's log-probability and, with Hugging Face, the entropy of its distribution.
-
-    Raises ConfigError: a field is out of range; the message names the field, the value and the remedy.
-    """
+    """How to continue a prompt. Field names follow vLLM's ``SamplingParams`` where possible."""
 
     max_new_tokens: int = 160
-    temperature: float = 0.0
-    top_p: float = 1.0
-    num_samples: int = 1
-    seed: int = 0
-    stop: tuple[str, ...] = ()
-    min_new_tokens: int = 0
-    record_entropy: bool = False
+    temperature: float = 0.0  # 0 is greedy
+    top_p: float = 1.0  # nucleus sampling; 1 keeps the whole distribution
+    num_samples: int = 1  # samples of each prompt; more than one needs a temperature above 0
+    seed: int = 0  # with the prompt and the sample's number it fixes a sample, whatever else is in the batch
+    stop: tuple[str, ...] = ()  # generation ends when the text, special tokens included, contains one of these
+    min_new_tokens: int = 0  # end-of-text is forbidden before
+    record_entropy: bool = False  # record log-probabilities and, with Hugging Face, entropies of the tokens
 
     def __post_init__(self) -> None:
         check_counts(self, "max_new_tokens", "num_samples")
@@ -61,9 +48,9 @@ class SamplingConfig:
 class Sampler(Protocol):
     """Continues prompts.
 
-    Every sampler promises: the same seed and prompts give the same samples; other prompts in the call don't change
-    them (up to rounding where logits nearly tie); the samples of a prompt differ from each other; and the samples for
-    ``num_samples=2`` are the first two of those for ``num_samples=4``. Two kinds of samplers draw different numbers.
+    Every sampler promises: the same seed and prompts give the same samples, which other prompts don't change (up to
+    rounding); the samples of a prompt differ; and the samples for ``num_samples=2`` are the first two of those for
+    ``num_samples=4``. Two kinds of samplers draw different numbers.
     """
 
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
@@ -71,8 +58,42 @@ class Sampler(Protocol):
         ...
 
     def update_weights(self, model: PreTrainedModel) -> None:
-        """Use this model's weights from now on.
-
-        A sampler that holds a copy raises `StaleEngineError` from `generate` if the model was trained since.
-        """
+        """Use this model's weights. A copy of them is stale once the model is trained."""
         ...
+
+
+class SharedSampler:
+    """Splits the prompts among the processes of a launch that have a sampler; every process gets all generations.
+
+    All call ``generate`` with the same prompts. ``sampler`` is None in a process without one (an engine elsewhere).
+    """
+
+    def __init__(self, sampler: Sampler | None) -> None:
+        self.sampler = sampler
+
+    def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
+        """Generate as `Sampler.generate` does. An error of one process is raised in all."""
+        if processes.world_size() == 1:
+            return self.sampler.generate(prompts, sampling)
+        samplers = [number for number, present in enumerate(processes.gather(self.sampler is not None)) if present]
+        own: list[list[Generation]] = []
+        failed: Exception | None = None
+        if self.sampler is not None:
+            part = prompts[samplers.index(processes.rank()) :: len(samplers)]
+            try:
+                own = self.sampler.generate(part, sampling) if part else []
+            except Exception as error:  # re-raised in every process, or the others would wait forever
+                failed = error
+        results = processes.gather((own, None if failed is None else f"{type(failed).__name__}: {failed}"))
+        if failed is not None:
+            raise failed
+        for number, (_, problem) in enumerate(results):
+            if problem is not None:
+                raise RuntimeError(f"process {number} could not sample: {problem}")
+        parts = [results[number][0] for number in samplers]
+        return [parts[index % len(samplers)][index // len(samplers)] for index in range(len(prompts))]
+
+    def update_weights(self, model: PreTrainedModel) -> None:
+        """Update this process's sampler, if it has one."""
+        if self.sampler is not None:
+            self.sampler.update_weights(model)

@@ -1,8 +1,6 @@
-"""The grader: from a response to a reward, without running any of its text.
+"""The grader: from a response to a reward, without running any of its text. Read `rewards` first.
 
-Read `rewards` first: the reward functions are there. `response_end` decides where the response ends, `answer_span`
-where the answer is, `number` which number that is (with `normalize`, `quantity`, `context` and `vocabulary`), and
-`ground_truth` what is right. `lenient` reads an answer in any form; `math_verify` compares expressions.
+`response_end` and `answer_span` find the answer, `number` reads it, `ground_truth` says what is right.
 """
 
 from cs336_sft.grading.answer_span import STYLES
@@ -10,9 +8,7 @@ from cs336_sft.grading.lenient import lenient_reward_fn, read_leniently
 from cs336_sft.grading.math_verify import MathVerifier
 from cs336_sft.grading.response_end import cut_position
 from cs336_sft.grading.rewards import (
-    Reading,
     RewardFn,
-    check_truths,
     detect_style,
     get_reward_fn,
     grade_response,
@@ -25,9 +21,7 @@ from cs336_sft.grading.rewards import (
 __all__ = [
     "STYLES",
     "MathVerifier",
-    "Reading",
     "RewardFn",
-    "check_truths",
     "cut_position",
     "detect_style",
     "get_reward_fn",

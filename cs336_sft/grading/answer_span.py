@@ -19,6 +19,14 @@ _INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff\u00ad"
 _LINE_ENDS = r"\n\r\v\f\x1c-\x1e\x85\u2028\u2029"
 _ANSWER_LINE = re.compile(rf"(?:[^\w√∞{_LINE_ENDS}]|_)*+[\w√∞][^{_LINE_ENDS}]*")  # has a letter, digit, √ or ∞
 _BRACES = re.compile(r"\\boxed[ \t\n]{0,8}\{|\\\\|\\[{}]|[{}]")
+# A sign, digit or operator that stands outside the box and is part of the number.
+_GLUED_BEFORE = re.compile(
+    r"(?:(?:\d[.,]?|[/^])\$?|[-−–]\$?|[=(:][ \t]*[-−–][ \t]*\$?|[+×÷±√][ \t]*\$?|\\(?:times|cdot|div|pm|sqrt)[ \t]*"
+    r"|\\boxed[ \t]*\{[^{}]*\}[ \t]*)\Z"
+)
+_GLUED_AFTER = re.compile(
+    r"\$?(?:[\d^!]|[.,]\d|[ \t]*[-−–/*+×÷][ \t]*[\d\\$]|[ \t]*\\(?:times|cdot|div|pm|frac|boxed)\b)"
+)
 
 
 class Span(NamedTuple):
@@ -34,10 +42,8 @@ def find_span(text: str, style: Style, first: bool = False) -> Span | None:
 
     ``first`` takes the first ``####`` in place of the last; the other styles ignore it.
 
-    >>> text = "So it is \\\\boxed{18}."
-    >>> span = find_span(text, "question_only")
-    >>> text[span.start : span.end]
-    '18'
+    >>> find_span("#### 18 a day", "gsm8k")
+    Span(start=4, end=13, glued=False)
     """
     if style == "gsm8k":
         return _after_hashes(text, first)
@@ -88,36 +94,20 @@ def _in_box(text: str) -> Span | None:
     last: tuple[int, int, int] | None = None
     for brace in _BRACES.finditer(text, first):
         kind = brace.group()
-        if kind == "}":
-            if opened:
-                start, inner = opened.pop()
-                if start >= 0:
-                    last = (start, inner, brace.start())
+        if kind == "}" and opened:
+            start, inner = opened.pop()
+            if start >= 0:
+                last = (start, inner, brace.start())
         elif kind == "{":
             opened.append((-1, 0))
-        elif kind[-1] == "{" and len(kind) > 2:
+        elif kind.startswith("\\boxed"):
             opened.append((brace.start(), brace.end()))
-    if last is None:
+    if last is None or _is_blank(text[last[1] : last[2]]):
         return None
     start, inner, stop = last
-    if _is_blank(text[inner:stop]):
-        return None
-    return Span(inner, stop, glued=_belongs_to_number(text[max(0, start - 40) : start], text[stop + 1 : stop + 13]))
+    glued = _GLUED_BEFORE.search(text[max(0, start - 40) : start]) or _GLUED_AFTER.match(text[stop + 1 : stop + 13])
+    return Span(inner, stop, bool(glued))
 
 
 def _is_blank(span: str) -> bool:
     return not span.strip(" \t\r\n\v\f" + _INVISIBLE)
-
-
-_GLUED_BEFORE = re.compile(
-    r"(?:(?:\d[.,]?|[/^])\$?|[-−–]\$?|[=(:][ \t]*[-−–][ \t]*\$?|[+×÷±√][ \t]*\$?|\\(?:times|cdot|div|pm|sqrt)[ \t]*"
-    r"|\\boxed[ \t]*\{[^{}]*\}[ \t]*)\Z"
-)
-_GLUED_AFTER = re.compile(
-    r"\$?(?:[\d^!]|[.,]\d|[ \t]*[-−–/*+×÷][ \t]*[\d\\$]|[ \t]*\\(?:times|cdot|div|pm|frac|boxed)\b)"
-)
-
-
-def _belongs_to_number(before: str, after: str) -> bool:
-    """Return whether a sign, digit or operator outside the box is part of the number."""
-    return bool(_GLUED_BEFORE.search(before) or _GLUED_AFTER.match(after))

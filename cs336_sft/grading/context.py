@@ -10,21 +10,46 @@ import re
 from fractions import Fraction
 
 from cs336_sft.grading.normalize import REFUSED
-from cs336_sft.grading.quantity import Refusal
-from cs336_sft.grading.vocabulary import (
-    CARDINALS,
-    CURRENCY_CODES,
-    DAYS,
-    HARMLESS_BEFORE_CARDINAL,
-    LETTER_UNITS,
-    MONTHS,
-    MULTIPLIERS,
-    REFUSING,
-    SHORT_UNITS,
+from cs336_sft.grading.quantity import MULTIPLIERS, Refusal
+
+_TO_NINETEEN = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen"
 )
+_TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
+CARDINALS = {word: value for value, word in enumerate(_TO_NINETEEN.split())}
+CARDINALS |= {word: 10 * value for value, word in enumerate(_TENS.split(), start=2)}
+# Single letters that are units when they stand right after the number, or after a slash.
+LETTER_UNITS = frozenset("mgLlhsWV")
+# Short words that may be glued to a number ("18kg"); words of four letters or more may always be.
+SHORT_UNITS = frozenset(
+    "kg mg cm mm km ft in yd mi lb lbs oz pt pts qt gal ml mL cl dl kl kL hr hrs min mins sec secs ms wk wks yr yrs "
+    "mo day days mph kph kmh kw kW kWh kwh MB GB KB TB Hz kHz MHz GHz USD usd EUR eur GBP gbp CAD AUD INR JPY CNY cal "
+    "deg rad mol ha men box egg pen cup car pie cow pig hen dog cat bag toy boy kid pop sq cu km/h Kg KG Km KM "
+    "ants eggs cups cars pies cows pigs hens dogs cats bags toys boys kids pens gms gm tsp tbs each per yo".split()
+)
+# Letters that may be glued in front of a number.
+CURRENCY_CODES = frozenset("usd us eur gbp inr rs cad aud ca au nz hk jpy cny rmb".split())
+# Anywhere in the span they deny it, make it conditional or leave a choice.
+REFUSING = frozenset(
+    "not never cannot cant neither nor wrong wrongly incorrect incorrectly false untrue except mistaken mistake "
+    "error invalid isnt wasnt dont doesnt didnt arent wont unlike or either vs versus if unless than nicht kein "
+    "keine pas ne plus minus divided multiplied squared cubed factorial sqrt mod modulo half halves thirds fourths "
+    "fifths sixths sevenths eighths ninths tenths hundredths thousandths hundredth thousandth inf infinity infinite "
+    "nan lambda undefined pi negative mil mill mio grand".split()
+)
+# A number word after one of these counts something else ("36 cups for the two boys"), without "of" before it.
+HARMLESS_BEFORE_CARDINAL = frozenset(
+    "in for the with after from among within every each all both his her their its these those my our your at on "
+    "into over during last next first past other any".split()
+)
+MONTHS = (
+    "January|February|March|April|May|June|July|August|September|October|November|December"
+    "|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept|Sep|Oct|Nov|Dec"
+)
+DAYS = "Monday|Tuesday|Wednesday|Thursday|Friday|Saturday|Sunday|Mon|Tue|Tues|Wed|Thu|Thurs|Fri|Sat|Sun"
 
-WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
-
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _TIME = re.compile(
     r"\s*(?:[ap]\.\s?m\b|[ap]m\b|o\s?'?\s?clock\b|(?:noon|midnight)\b|(?:AD|BC|BCE|CE)\b)", re.IGNORECASE
 )
@@ -78,6 +103,7 @@ _REFUSED_BEFORE = (
     (_BOUND_BEFORE, "a bound, or a part or multiple of the number"),
     (re.compile(r"[A-Za-z_]\w*[(\[]['\"\s]*$"), "code"),
 )
+_OPENING = " \t\n$([\"'"
 _ABBREVIATION = re.compile(r"\b(?:[A-Za-z]\.){2,}|\b[A-Z]&[A-Z]\b")
 _LABEL_DASH = re.compile(r"(?:answer|ans|result|solution)\W*$", re.IGNORECASE)
 _ALLOWED = re.compile(r"[\w\s.,;:()\[\]\"'$%&|—/?!\u2009-]*")
@@ -110,26 +136,24 @@ def take_sign(left: str) -> tuple[int, str]:
         ):
             raise Refusal("an operation that is not carried out")
         return -1, before
-    tail = left.rstrip(" \t\n$([\"'")
+    tail = left.rstrip(_OPENING)
     if not tail.endswith(("-", "+", "—")):
         return 1, left
     mark, before, gap = tail[-1], tail[:-1], left[len(tail) :]
     spaced = gap[:1].isspace()
     sign = -1 if mark == "-" else 1
-    is_first = not before.strip(" \t\n$([\"'|,")
+    is_first = not before.strip(_OPENING + "|,")
     if mark == "—":
         if spaced and not is_first:
             return 1, before
         raise Refusal("a dash that may be a minus sign")
     if is_first:
         return sign, before
-    if not spaced and before[-1] in " \t\n$([\"'|" and before.rstrip(" \t\n$([\"'|")[-1:] not in "-+*×÷/^)%":
+    if not spaced and before[-1] in _OPENING + "|" and before.rstrip(_OPENING + "|")[-1:] not in "-+*×÷/^)%":
         return sign, before
-    if spaced and before.rstrip() != before and before.rstrip().endswith((":", ",")):
+    if spaced and re.search(r"[:,]\s+$|\b(?:is|equals|be|was)\s+$", before, re.IGNORECASE):
         return sign, before
-    if spaced and re.search(r"\b(?:is|equals|be|was)\s+$", before, re.IGNORECASE):
-        return sign, before
-    if spaced and mark == "-" and before.rstrip() != before and _LABEL_DASH.search(before):
+    if spaced and mark == "-" and before[-1:].isspace() and _LABEL_DASH.search(before):
         return 1, before
     raise Refusal("an operation or a range")
 
@@ -156,11 +180,8 @@ def _check_right(right: str, left: str) -> None:
     if "?" in right:
         raise Refusal("a question")
     glued = re.match(r"[^\W\d_]+", right)
-    if glued:
-        word = glued.group()
-        known = word in SHORT_UNITS or word in LETTER_UNITS or (len(word) >= 4 and word.isalpha())
-        if not known:
-            raise Refusal("letters glued to the number")
+    if glued and not (glued[0] in SHORT_UNITS | LETTER_UNITS or len(glued[0]) >= 4 and glued[0].isalpha()):
+        raise Refusal("letters glued to the number")
     if re.match(r"\s*-(?![A-Za-z]{2}|-)", right) or re.match(r"\s+-(?!-)", right):
         raise Refusal("an operation or a range")
 
@@ -183,7 +204,7 @@ def _check_words(left: str, right: str, value: Fraction) -> None:
             raise Refusal("a percent sign before the number")
         if not is_left:
             body = _UNIT_SQUARED.sub(" area ", _NOUN_CLAUSE.sub(" who ", _NOUN_ADJECTIVE.sub(" ", body)))
-        words = [word.lower() for word in WORD.findall(_HALF_OF_TIME.sub(" ", body))]
+        words = [word.lower() for word in _WORD.findall(_HALF_OF_TIME.sub(" ", body))]
         for i, word in enumerate(words):
             if word.endswith("n't") or word in REFUSING and not (word == "than" and not is_left):
                 raise Refusal(f'a choice, denial, condition or operation: "{word}"')

@@ -75,9 +75,6 @@ def _stated(text: str) -> str:
 
 
 def _no_number(truth: object, reason: str) -> DataError:
-    quoted = repr(truth)
-    quoted = quoted if len(quoted) <= 200 else quoted[:200] + "…"
-    return DataError(
-        f"no number in the ground truth {quoted}: {reason}",
-        "correct it, or compare expressions with math=MathVerifier()",
-    )
+    quoted = repr(truth) if len(repr(truth)) <= 200 else repr(truth)[:200] + "…"
+    remedy = "correct it, or compare expressions with math=MathVerifier()"
+    return DataError(f"no number in the ground truth {quoted}: {reason}", remedy)

@@ -33,8 +33,6 @@ def read_leniently(response: str) -> Fraction | int | None:
 
     >>> read_leniently("She sells 9 eggs at $2, so she makes 9 * 2 = $18 every day.")
     18
-    >>> read_leniently("The answer is 18. Question: and now?")
-    18
     """
     text = response[: cut_position(response)]
     for style in ("r1_zero", "gsm8k", "question_only"):
@@ -74,5 +72,4 @@ def lenient_reward_fn(response: str, ground_truth: GroundTruth) -> float:
     >>> lenient_reward_fn("So 18 apples.", "18"), lenient_reward_fn("#### 18 or 19", "18")
     (1.0, 0.0)
     """
-    truths = read_truth(ground_truth)
-    return float(read_leniently(response) in truths)  # None is in no tuple of numbers
+    return float(read_leniently(response) in read_truth(ground_truth))  # None is in no tuple of numbers

@@ -1,8 +1,7 @@
 """Compares expressions, intervals and matrices with math-verify, in a process that can be killed.
 
-math-verify runs sympy on model text, which may take unlimited time or memory (``8**8**8**8``). So it runs in a
-subprocess with a memory limit, and the parent kills it when a comparison takes too long. Needs the optional extra
-``math`` and a POSIX system.
+math-verify runs sympy on model text, which may take unlimited time or memory (``8**8**8**8``). Needs the optional
+extra ``math`` and a POSIX system.
 """
 
 from __future__ import annotations
@@ -22,8 +21,6 @@ _TEXT_LIMIT = 1_000
 
 
 class Comparison(NamedTuple):
-    """The result of a comparison, and its reason."""
-
     equal: bool
     reason: str
 
@@ -52,13 +49,9 @@ class MathVerifier:
     def close(self) -> None:
         """End the process, if one runs."""
         process, self._process = self._process, None
-        if process is None:
-            return
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            process.kill()
+            process.communicate()  # waits for its end and closes the pipes
 
     def compare(self, answer: str, truth: str) -> Comparison:
         """Compare two expressions, which count as unequal if a limit is reached."""
@@ -67,7 +60,6 @@ class MathVerifier:
         process = self._process or self._start()
         request = json.dumps({"answer": answer, "truth": truth}) + "\n"
         try:
-            assert process.stdin is not None
             process.stdin.write(request.encode())
             process.stdin.flush()
             reply = self._read_line(process, self.time_limit)
@@ -98,7 +90,6 @@ class MathVerifier:
 
     def _read_line(self, process: subprocess.Popen[bytes], seconds: float) -> bytes | None:
         """Read a line of output: b"" if the process ended, None if its time was up."""
-        assert process.stdout is not None
         start = time.monotonic()
         timer = threading.Timer(seconds, process.kill)
         timer.start()

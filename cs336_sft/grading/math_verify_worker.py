@@ -1,7 +1,4 @@
-"""The subprocess of `math_verify`: compares expressions, one JSON line in, one out.
-
-Run as a script, with its memory limit in bytes as the only argument; it imports nothing of this package.
-"""
+"""The subprocess of `math_verify`: a script with its memory limit in bytes as argument, one JSON line in, one out."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """Removes formatting from a span: unicode forms, calculator annotations, HTML, LaTeX and markdown.
 
-The result is plain text in which ``=`` separates the sides of an equation, ``×`` and ``÷`` are operators, ``$`` is any
-currency, ``<`` any inequality, and ``REFUSED`` any symbol next to which a number is no answer:
-``**\\$1{,}080** \\text{per day}`` -> ``$1,080 per day``. Formatting becomes a space, so that digits are never joined.
+In the result ``=`` separates the sides of an equation, ``$`` is any currency, ``<`` any inequality, and ``REFUSED`` any
+symbol next to which a number is no answer. Formatting becomes a space, so that digits are never joined.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Reads the one number of a span, exactly, or gives the reason why there is none.
 
-After ``=`` only the last side counts. A notation of one number (``3/4``, ``3 1/4``, ``2 × 10^3``, ``$5k``) is read; a
-sum, a product, two numbers, a bound, a choice and a denial are not. docs/grading-rules.md has all the rules, none of
-which accepts an ambiguous answer.
+After ``=`` only the last side counts. docs/grading-rules.md has all the rules: none accepts an ambiguous answer.
 """
 
 from __future__ import annotations
@@ -19,10 +17,8 @@ SPAN_LIMIT = 1_000
 
 
 class NumberReading(NamedTuple):
-    """The value of a span, or None and the reason."""
-
     value: Fraction | int | None
-    reason: str
+    reason: str  # why there is a value or none
 
 
 _PLAIN = re.compile(r"[ \t]*\$?(-?(?:[0-9]{1,15}|[1-9][0-9]{0,2}(?:,[0-9]{3}){1,4}))[ \t]*")

@@ -1,6 +1,6 @@
 """Decides the exact value of a numeral: ``1,080.50``, ``3/4``, ``3 1/4``, ``2 × 10^3``, ``3.5 million``, ``$5k``.
 
-A value is a ``fractions.Fraction``; a numeral that can't be one (``1.080,00``) is refused, never rounded.
+A numeral that can't be a ``Fraction`` (``1.080,00``) is refused, never rounded.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from cs336_sft.grading.vocabulary import MULTIPLIERS
-
 DIGIT_LIMIT = 300
+MULTIPLIERS = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+MULTIPLIERS |= {"lakh": 10**5, "crore": 10**7}
 
 
 class Refusal(Exception):
@@ -36,17 +36,14 @@ def find_quantity(side: str) -> tuple[Fraction, str, str] | None:
 
     Raises Refusal: there are digits, but not exactly one number.
 
-    >>> find_quantity("about $3 1/4 a day")
-    (Fraction(13, 4), 'about $', ' a day')
     """
     start = _START.search(side)
     if start is None:
         return None
-    quantity = _QUANTITY.match(side, start.start())
-    assert quantity is not None  # _START is the beginning of _QUANTITY
-    left, right = side[: quantity.start()], side[quantity.end() :]
+    quantity = _QUANTITY.match(side, start.start())  # matches: _START is the beginning of _QUANTITY
+    left = side[: quantity.start()]
     value = _value(quantity)
-    factor, right = _multiplier(left, right)
+    factor, right = _multiplier(left, side[quantity.end() :])
     value *= factor
     half = _AND_A_HALF.match(right)
     if half and factor == 1 and value.denominator == 1:

@@ -1,16 +1,15 @@
 """Decides where a response ends: at the length limit, at a special token, or where another problem or turn starts.
 
 A base model seldom stops after its answer: it writes the next question and answers that too. docs/grading-rules.md
-lists what ends the graded part (``Question:``, ``### Problem 2``, ``User:``, ``Here is another problem``, ``</s>``).
-At the very beginning of a response a question marker or a header of the model's own turn does not.
+lists what ends the graded part.
 """
 
 from __future__ import annotations
 
 import re
 
+# Characters of a response that are read (about 30,000 tokens); the rest is ignored, with the line the limit cuts.
 READ_LIMIT = 100_000
-"""Characters of a response that are read (about 30,000 tokens); the rest is ignored, with the line the limit cuts."""
 
 # Every marker in ASCII contains one of these words in lower case, or looks like a token, or is a "Q" before a colon.
 _HINTS = ("question", "problem", "exercise", "instruction", "user", "human", "assistant")
@@ -82,14 +81,10 @@ def first_marker(text: str) -> int:
     """Find the first marker, without quick test and length limit."""
     own = _OWN_HEADER.match(text)
     start = own.end() if own else 0
-    first_word = _WORD.search(text, start)
+    first_word, token = _WORD.search(text, start), _TOKEN.search(text, start)
+    end = token.start() if token else len(text)
     if first_word is None:
-        end = _TOKEN.search(text, start)
-        return end.start() if end else len(text)
-    end = len(text)
-    token = _TOKEN.search(text, start)
-    if token:
-        end = token.start()
+        return end
     for found in _LINE_START.finditer(text, start, end):
         restated = not found["turn"] and found.end("lead") <= first_word.start()
         if not restated:

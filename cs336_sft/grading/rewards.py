@@ -1,18 +1,17 @@
 """The reward functions: a response and its ground truth in, three rewards out.
 
 ``format_reward`` is 1.0 if the response has the structure of its style, ``answer_reward`` if the number in it equals
-the ground truth exactly, ``reward`` is their product. All are pure functions of their arguments. A ground truth that
-can't be read raises DataError whatever the response is, so `check_truths` finds it before anything is generated.
+the ground truth exactly, ``reward`` is their product. A ground truth that can't be read raises DataError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, NamedTuple
 
-from cs336_sft.errors import ConfigError, DataError
-from cs336_sft.grading.answer_span import STYLES, Span, find_span
+from cs336_sft.errors import ConfigError
+from cs336_sft.grading.answer_span import STYLES, find_span
 from cs336_sft.grading.ground_truth import GroundTruth, read_truth, split_truth
 from cs336_sft.grading.math_verify import MathVerifier
 from cs336_sft.grading.number import read_number
@@ -30,26 +29,16 @@ _GLUED = "a sign or digit stands outside the box"
 
 
 class Reading(NamedTuple):
-    """The answer that was found in a response.
+    """The answer that was found in a response."""
 
-    Attributes:
-        style: the style asked for.
-        format: the response has the structure of the style.
-        text: the span that was read, ``response[start:end]``; empty without structure.
-        start, end: place of the span; -1 without structure.
-        value: its number, exactly, or None.
-        reason: why there is a value or none.
-        cut: length of the part that was graded; another problem, turn or special token ends it.
-    """
-
-    style: Style
-    format: bool
-    text: str
-    start: int
+    style: Style  # the style asked for
+    format: bool  # the response has the structure of the style
+    text: str  # the span that was read, `response[start:end]`; empty without structure
+    start: int  # -1 without structure
     end: int
-    value: Fraction | int | None
-    reason: str
-    cut: int
+    value: Fraction | int | None  # its number, exactly, or None
+    reason: str  # why there is a value or none
+    cut: int  # length of the part that was graded; another problem, turn or special token ends it
 
 
 def read_answer(response: str, style: Style = "gsm8k", *, strict: bool = True, first: bool = False) -> Reading:
@@ -58,25 +47,17 @@ def read_answer(response: str, style: Style = "gsm8k", *, strict: bool = True, f
     >>> reading = read_answer("9 * 2 = 18\\n#### $18 a day", "gsm8k")
     >>> reading.value, reading.text, reading.reason
     (18, ' $18 a day', 'one number')
-    >>> read_answer("So it is 18.", "question_only").reason
-    'no complete \\\\boxed{…}'
     """
-    text, has_format, span = _find(response, style, strict, first)
-    if span is None:
+    text = response[: cut_position(response)]
+    span = find_span(text, style, first)
+    has_format = span is not None
+    if strict and style == "r1_zero":
+        has_format = "</think> <answer>" in text and "</answer>" in text
+    if span is None or not has_format:
         return Reading(style, has_format, "", -1, -1, None, _MISSING[style], len(text))
     inner = text[span.start : span.end]
     value, reason = (None, _GLUED) if span.glued else read_number(inner)
     return Reading(style, True, inner, span.start, span.end, value, reason, len(text))
-
-
-def _find(response: str, style: Style, strict: bool, first: bool) -> tuple[str, bool, Span | None]:
-    """Return the graded part of a response, its format and its answer's span."""
-    text = response[: cut_position(response)]
-    span = find_span(text, style, first)
-    if strict and style == "r1_zero":
-        has_format = "</think> <answer>" in text and "</answer>" in text
-        return text, has_format, span if has_format else None
-    return text, span is not None, span
 
 
 def detect_style(response: str) -> Style | None:
@@ -84,9 +65,6 @@ def detect_style(response: str) -> Style | None:
 
     That is the first style with a readable number, else the first complete one. Tags come first, then ``####``, then
     boxes, since a box may also be part of the other two.
-
-    >>> detect_style("9 * 2 = \\\\boxed{18}\\n#### 18")
-    'gsm8k'
     """
     readings = [read_answer(response, style, strict=False) for style in ("r1_zero", "gsm8k", "question_only")]
     readable = [reading.style for reading in readings if reading.value is not None]
@@ -114,45 +92,26 @@ def grade_response(
     {'format_reward': 1.0, 'answer_reward': 1.0, 'reward': 1.0}
     """
     values, expressions = (read_truth(ground_truth), []) if math is None else split_truth(ground_truth)
-    text, has_format, span = _find(response, style, strict, first)
-    right = False
-    if span is not None and not span.glued:
-        answer = text[span.start : span.end]
-        value = read_number(answer).value
-        right = value is not None and value in values
-        if math is not None and not right:
-            right = any(math.compare(answer.strip(), expression).equal for expression in expressions)
-    return {"format_reward": float(has_format), "answer_reward": float(right), "reward": float(right)}
+    reading = read_answer(response, style, strict=strict, first=first)
+    right = reading.value is not None and reading.value in values
+    if math is not None and not right and reading.text and reading.reason != _GLUED:
+        right = any(math.compare(reading.text.strip(), expression).equal for expression in expressions)
+    return {"format_reward": float(reading.format), "answer_reward": float(right), "reward": float(right)}
 
 
-def gsm8k_reward_fn(
-    response: str,
-    ground_truth: GroundTruth,
-    fast: bool = True,
-    *,
-    first: bool = False,
-    math: MathVerifier | None = None,
-) -> dict[str, float]:
-    """Grade the number after the last ``####``, or after the first one.
+def gsm8k_reward_fn(response: str, ground_truth: GroundTruth, fast: bool = True) -> dict[str, float]:
+    """Grade the number after the last ``####``.
 
-    GSM8K's own script reads the first one; the two differ for a model that goes on after its answer.
-    ``fast`` has no effect; the handout's signature has it. The rest is as in `grade_response`.
+    ``fast`` has no effect, here and below; the handout's signature has it.
 
     >>> gsm8k_reward_fn("9 * 2 = 18\\n#### $18.00", "18")
     {'format_reward': 1.0, 'answer_reward': 1.0, 'reward': 1.0}
-    >>> gsm8k_reward_fn("#### 18\\nand so\\n#### 5", "18", first=True)["reward"]
-    1.0
     """
-    return grade_response(response, ground_truth, "gsm8k", first=first, math=math)
+    return grade_response(response, ground_truth, "gsm8k")
 
 
 def r1_zero_reward_fn(
-    response: str,
-    ground_truth: GroundTruth,
-    fast: bool = True,
-    *,
-    strict: bool = True,
-    math: MathVerifier | None = None,
+    response: str, ground_truth: GroundTruth, fast: bool = True, *, strict: bool = True
 ) -> dict[str, float]:
     """Grade the number in the last complete ``<answer>…</answer>`` after ``</think>``.
 
@@ -160,11 +119,8 @@ def r1_zero_reward_fn(
 
     >>> r1_zero_reward_fn("9 * 2 </think> <answer> 18 apples </answer>", 18)["reward"]
     1.0
-    >>> loose = "9 * 2 </think>\\n<answer> 18 apples </answer>"
-    >>> r1_zero_reward_fn(loose, 18)["format_reward"], r1_zero_reward_fn(loose, 18, strict=False)["format_reward"]
-    (0.0, 1.0)
     """
-    return grade_response(response, ground_truth, "r1_zero", strict=strict, math=math)
+    return grade_response(response, ground_truth, "r1_zero", strict=strict)
 
 
 def question_only_reward_fn(
@@ -178,11 +134,7 @@ def question_only_reward_fn(
     return grade_response(response, ground_truth, "question_only", math=math)
 
 
-_REWARD_FNS = {
-    "gsm8k": gsm8k_reward_fn,
-    "r1_zero": r1_zero_reward_fn,
-    "question_only": question_only_reward_fn,
-}
+_REWARD_FNS = {"gsm8k": gsm8k_reward_fn, "r1_zero": r1_zero_reward_fn, "question_only": question_only_reward_fn}
 
 
 def get_reward_fn(style: str) -> RewardFn:
@@ -194,18 +146,3 @@ def get_reward_fn(style: str) -> RewardFn:
     if style not in _REWARD_FNS:
         raise ConfigError(f"no grading style is called {style!r}", f"choose one of {', '.join(STYLES)}")
     return _REWARD_FNS[style]
-
-
-def check_truths(truths: Iterable[GroundTruth], reward_fn: RewardFn) -> None:
-    """Check that a reward function can read every ground truth.
-
-    It is called with an empty response. Raises DataError: it fails; the message gives the position of the truth.
-
-    >>> check_truths(["18", 0.5], gsm8k_reward_fn)
-    """
-    for index, truth in enumerate(truths):
-        try:
-            reward_fn("", truth)
-        except Exception as error:
-            problem, remedy = getattr(error, "problem", repr(error)), getattr(error, "remedy", "correct it")
-            raise DataError(f"ground truth {index}: {problem}", remedy) from error

@@ -1,8 +1,7 @@
 """The size of an optimizer step against the spacing of bfloat16 weights.
 
-A bfloat16 number has 8 significant bits: a weight of 0.02 has neighbours 0.00012 away. AdamW moves a weight by about
-the learning rate, whatever the gradient's size. If that is less than half of the distance, rounding gives the old
-number back, in this step and in every later one: the update is lost.
+AdamW moves a weight by about the learning rate, whatever the gradient's size. If that is less than half of the distance
+to the next bfloat16 number, rounding gives the old number back, in every step: the update is lost.
 """
 
 from __future__ import annotations
@@ -32,9 +31,7 @@ def bf16_spacing(values: torch.Tensor) -> torch.Tensor:
 
 
 def fraction_within_reach(parameters: Iterable[torch.Tensor], size: float) -> float:
-    """Compute the fraction of weights that an update of this size would change.
-
-    These are the weights with half of their spacing below `size`: an estimate from the weights alone.
+    """Estimate the fraction of weights that an update of this size would change.
 
     >>> fraction_within_reach([torch.tensor([0.02, 0.5])], size=1e-4)
     0.5
@@ -49,8 +46,7 @@ def fraction_within_reach(parameters: Iterable[torch.Tensor], size: float) -> fl
 def fraction_moved(model: PreTrainedModel, learning_rate: float, dtype: torch.dtype) -> float:
     """Compute the fraction of trained weights that one AdamW step changes.
 
-    Weights, gradients and averages have the type `dtype`. The model needs gradients; the step is made on copies.
-
+    Weights, gradients and averages have the type `dtype`. The step is made on copies.
     Raises DataError: no parameter has a gradient.
     """
     copies = torch.nn.ParameterList()

@@ -15,9 +15,8 @@ from cs336_sft.evaluation.outcomes import decompose_change, is_correct
 def win_rate(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int = 2000, seed: int = 0) -> dict[str, float]:
     """Estimate how often each candidate would be best on `n` such problems.
 
-    Candidates have one outcome (0..1) a problem, on the same problems. The problems are drawn with replacement, the
-    same for all candidates; the highest mean wins, and ties share the win. If the wins are spread, the choice is
-    mostly noise. Efron and Tibshirani, "An Introduction to the Bootstrap" (1993), ch. 6.
+    Candidates have one outcome (0..1) a problem. The problems are drawn with replacement, the same for all candidates;
+    the highest mean wins, and ties share the win. Efron and Tibshirani, "An Introduction to the Bootstrap" (1993).
 
     >>> win_rate({"a": [1, 0, 1], "b": [1, 0, 1], "never": [0, 0, 0]}, n=800)
     {'a': 0.5, 'b': 0.5, 'never': 0.0}
@@ -31,11 +30,8 @@ def win_rate(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int = 20
 def selection_bias(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: int = 2000, seed: int = 0) -> float:
     """Estimate how much too high the winner's own number is, on average.
 
-    The highest of several noisy numbers was chosen for its noise too (the winner's curse): its mean in the draw minus
-    its mean over all problems. That is why a checkpoint chosen on validation is reported on test.
+    It is the winner's mean in the draw minus its mean over all problems.
 
-    >>> selection_bias({"a": [1, 0] * 50, "b": [0, 1] * 50}, n=16) > 0.05
-    True
     """
     means = _resampled_means(outcomes, n, draws, seed)
     truth = np.array([np.mean(values) for values in outcomes.values()])
@@ -44,7 +40,7 @@ def selection_bias(outcomes: Mapping[str, Sequence[float]], n: int, *, draws: in
 
 @dataclass(frozen=True)
 class Fall:
-    """The difference between a run's highest evaluation and its last; see `fall_from_peak`."""
+    """The difference between a run's highest evaluation and its last."""
 
     peak: int  # step of the highest accuracy on all problems; of equal ones the earliest
     seen: float  # last accuracy minus the highest, as read off the curve; at most 0
@@ -53,7 +49,6 @@ class Fall:
 
     @property
     def selection_bias(self) -> float:
-        """Return the part of `seen` that comes from taking the highest of noisy numbers."""
         return self.seen - self.measured
 
 
@@ -90,7 +85,6 @@ def fall_from_peak(evaluations: Mapping[int, str], *, lenient: bool = False) -> 
 
 
 def _resampled_means(outcomes: Mapping[str, Sequence[float]], n: int, draws: int, seed: int) -> np.ndarray:
-    """Compute each candidate's mean on each drawn sample, [draws, candidates]."""
     sizes = {len(values) for values in outcomes.values()}
     if len(sizes) != 1 or 0 in sizes or n < 1:
         problem = f"candidates with {sorted(sizes)} outcomes, {n} to draw"

@@ -1,12 +1,4 @@
-"""Forgetting: the losses of fine-tuning, measured on things that were not trained.
-
-    tasks = calculations(problems)                        # the reference answers' arithmetic, in another format
-    accuracy = fmean(score_calculations(sampler, tasks))  # before and after training
-    loss = text_loss(model, tokenizer, texts)             # of text like the model's pretraining
-
-A calculation is posed in a layout that the training data do not have, with the lines before it given, so that only the
-arithmetic is in question.
-"""
+"""Forgetting, measured on things that were not trained: arithmetic in another layout, and running text."""
 
 from __future__ import annotations
 
@@ -38,20 +30,16 @@ class Calculation:
     result: str
 
 
-def calculations(problems: Sequence[Problem], frame: str = "Q: {question}\nA:") -> list[Calculation]:
-    """Pose each calculation of the reference answers, after the lines before it.
-
-    Answers need GSM8K's annotations `<<48/2=24>>`. In `frame`, `{question}` is replaced by the question.
+def calculations(problems: Sequence[Problem]) -> list[Calculation]:
+    """Pose each calculation `<<48/2=24>>` of the answers, after the lines before it.
 
     >>> problem = Problem("How many?", "He has 2*3 = <<2*3=6>>6. He gets 6+1 = <<6+1=7>>7.\\n#### 7", "7")
-    >>> for task in calculations([problem]):
-    ...     print(repr(task.prompt), task.result)
-    'Q: How many?\\nA: 2*3 =' 6
-    'Q: How many?\\nA: 2*3 = 6\\n6+1 =' 7
+    >>> [task.prompt for task in calculations([problem])]
+    ['Q: How many?\\nA: 2*3 =', 'Q: How many?\\nA: 2*3 = 6\\n6+1 =']
     """
     tasks = []
     for problem in problems:
-        text = frame.replace("{question}", problem.question) + " "
+        text = f"Q: {problem.question}\nA: "
         for expression, result in _ANNOTATION.findall(problem.answer):
             if evaluate_expression(result) is not None:
                 tasks.append(Calculation(f"{text}{expression} =", result))
@@ -60,10 +48,7 @@ def calculations(problems: Sequence[Problem], frame: str = "Q: {question}\nA:") 
 
 
 def score_calculations(sampler: Sampler, tasks: Sequence[Calculation]) -> list[float]:
-    """Return 1.0 for each calculation that the model completes rightly, else 0.0.
-
-    Greedily, and by the first number that it writes.
-    """
+    """Return 1.0 for each calculation that the model completes rightly, else 0.0."""
     if not tasks:
         raise DataError("there are no calculations", "give problems whose answers have annotations <<48/2=24>>")
     answers = sampler.generate([task.prompt for task in tasks], SamplingConfig(max_new_tokens=_NEW_TOKENS))
@@ -72,9 +57,8 @@ def score_calculations(sampler: Sampler, tasks: Sequence[Calculation]) -> list[f
 
 def is_completed(text: str, result: str) -> bool:
     """Test that a continuation begins with the number."""
-    match = _NUMBER.match(text)
-    wanted = evaluate_expression(result)
-    return match is not None and wanted is not None and evaluate_expression(match[1].replace(",", "")) == wanted
+    match, wanted = _NUMBER.match(text), evaluate_expression(result)
+    return bool(match and wanted is not None and evaluate_expression(match[1].replace(",", "")) == wanted)
 
 
 def text_loss(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> float:

@@ -22,8 +22,7 @@ def open_recorded(
 ) -> pandas.DataFrame | None:
     """Open a recorded sweep, or say what makes it and return None.
 
-    `folder` is `recorded` of the repository, `name` a grid of `recipes/grids`, `read` read_recorded (evaluations) or
-    recorded_losses (training curves).
+    `name` is a grid of `recipes/grids`, `read` read_recorded (evaluations) or recorded_losses (training curves).
     """
     path = find_recorded(folder, name)
     if path is None:
@@ -46,9 +45,6 @@ def recorded_on(frame: pandas.DataFrame) -> str:
     >>> recorded_on(frame)
     'recorded on CPU cores, 2026-11-24; 3 seeds, 256 validation problems'
     """
-    about = frame.attrs["record"]
-    seeds = frame["seed"].nunique()
-    return (
-        f"recorded on {about['device'].replace('cpu', 'CPU cores')}, {about['date'][:10]}; "
-        f"{seeds} seed{'s' if seeds > 1 else ''}, {frame['n_problems'].max()} validation problems"
-    )
+    about, seeds = frame.attrs["record"], frame["seed"].nunique()
+    made = f"recorded on {about['device'].replace('cpu', 'CPU cores')}, {about['date'][:10]}"
+    return f"{made}; {seeds} seed{'s' if seeds > 1 else ''}, {frame['n_problems'].max()} validation problems"

@@ -1,8 +1,4 @@
-"""Tokens per second and memory of an optimizer step, on real examples.
-
-Weights, gradients and AdamW's averages are the same for every batch size; what grows with the microbatch are the
-activations. `model.memory_estimate` estimates the whole of it beforehand.
-"""
+"""Tokens per second and memory of an optimizer step, on real examples."""
 
 from __future__ import annotations
 
@@ -38,7 +34,6 @@ class StepCost:
 
     @property
     def tokens_per_second(self) -> float:
-        """Return real tokens a second, without padding."""
         return self.tokens / self.seconds
 
 

@@ -1,7 +1,6 @@
 """Pictures for the notebooks: tokens coloured by what the loss does to them, and model outputs in columns.
 
-Everything shown may come from a model, so HTML is escaped throughout. Each HTML view has a plain-text stand-in for
-readers (and diffs) that show no HTML.
+Everything shown may come from a model, so HTML is escaped throughout.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ class TokenView:
 
     @property
     def wrong(self) -> bool:
-        """Compare `supervised` with what fine-tuning on responses should do."""
         return self.supervised != (self.kind == "response")
 
 
@@ -61,10 +59,7 @@ class Rendering:
 
 
 def token_texts(ids: Sequence[int], tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Decode each id by itself, with blanks made visible.
-
-    A blank is `·`, a line end `↵`, end-of-text `<eos>`, and a piece of a character the replacement character.
-    """
+    """Decode each id by itself, with blanks made visible and end-of-text as `<eos>`."""
     texts = []
     for index in ids:
         text = "<eos>" if index == tokenizer.eos_token_id else tokenizer.decode([int(index)])
@@ -97,7 +92,8 @@ def view_batch(
         ids = [*batch.input_ids[i, :1].tolist(), *batch.labels[i].tolist()]
         supervised = [False, *mask[i].bool().tolist()]
         numbers = [None, *values[i].tolist()] if values is not None else [None] * len(ids)
-        kinds = [_kind(position, example) for position in range(len(ids))]
+        kinds = ["prompt"] * len(example.prompt_ids) + ["response"] * len(example.response_ids)
+        kinds += ["padding"] * (len(ids) - len(example))
         rows.append(tuple(map(TokenView, token_texts(ids, tokenizer), kinds, supervised, numbers)))
     return rows
 
@@ -106,10 +102,6 @@ def tokens_html(views: Sequence[TokenView]) -> Rendering:
     """Show a sequence as coloured text, with a dashed frame around mistakes.
 
     In plain text brackets mean supervised, parentheses padding, and `!` a mistake.
-
-    >>> view = TokenView("<<2", "prompt", supervised=True)
-    >>> tokens_html([view]), "&lt;&lt;2" in tokens_html([view]).html
-    (![<<2], True)
     """
     spans = []
     for position, view in enumerate(views):
@@ -126,12 +118,7 @@ def tokens_html(views: Sequence[TokenView]) -> Rendering:
 
 
 def side_by_side(columns: Mapping[str, str]) -> Rendering:
-    """Show texts in columns under their titles (plain text: one below the other).
-
-    >>> side_by_side({"base": "5 < 6"})
-    --- base ---
-    5 < 6
-    """
+    """Show texts in columns under their titles (plain text: one below the other)."""
     cell = "text-align:left;vertical-align:top;border:1px solid #ccc;padding:6px"
     heads = "".join(f'<th style="{cell}">{escape(title)}</th>' for title in columns)
     pre = "white-space:pre-wrap;font-family:monospace"
@@ -144,9 +131,6 @@ def plot_tokens(rows: Mapping[str, Sequence[TokenView]], *, title: str = "") -> 
     """Draw sequences as rows of boxes, filled where the loss counts the token.
 
     A thick dashed frame marks a token that the loss should not count, or should and does not.
-
-    >>> plot_tokens({"right": [TokenView("5", "response", True)]}).axes[0].get_title(loc="left")
-    'Which tokens the loss counts'
     """
     figure, panel = _lay_out(rows, lambda view: _COLOURS[view.kind] if view.supervised else "#FFFFFF", frames=True)
     panel.set_title(title or "Which tokens the loss counts", loc="left")
@@ -169,18 +153,15 @@ def plot_token_values(
     """Draw sequences as rows of boxes, each token the darker the higher its value.
 
     `label` names the values with their unit; `vmax` is the value of the darkest colour, by default the highest.
-
-    >>> plot_token_values({"base": [TokenView("5", "response", True, value=0.7)]}).axes[1].get_ylabel()
-    'loss (nats)'
     """
     from matplotlib import colormaps
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import Normalize
 
     values = [view.value for row in rows.values() for view in row if view.value is not None]
-    if not any(math.isfinite(value) for value in values):
+    if not (finite := list(filter(math.isfinite, values))):
         raise DataError("no token has a value to draw", "give view_batch one value for each label")
-    top = max(value for value in values if math.isfinite(value)) if vmax is None else vmax
+    top = max(finite) if vmax is None else vmax
     # Only the light half of the map, so that black text stays readable.
     scale = ScalarMappable(Normalize(0.0, top or 1.0), colormaps["YlOrBr"].resampled(256))
     scale.cmap = scale.cmap.from_list("light", scale.cmap([i / 20 for i in range(13)]))
@@ -206,19 +187,10 @@ def check_claim(holds: bool, claim: str, *, binding: bool) -> None:
 
     The texts were written for the embedded model, where a false claim is an AssertionError. With another model
     (`binding=False`) it is only reported.
-
-    >>> check_claim(2 < 1, "two is less than one", binding=False)
-    not so with this profile: two is less than one
     """
     if binding and not holds:
         raise AssertionError(f"the text claims: {claim}. Here it is not so")
     print("ok:" if holds else "not so with this profile:", claim)
-
-
-def _kind(position: int, example: Example) -> Kind:
-    if position >= len(example):
-        return "padding"
-    return "response" if position >= len(example.prompt_ids) else "prompt"
 
 
 def _plain(view: TokenView) -> str:
@@ -273,14 +245,5 @@ def _box(panel: Axes, x: float, y: float, width: float, view: TokenView, fill: A
     if frames and view.wrong:
         box.set(edgecolor="#000000", linestyle="--", linewidth=1.8)
     panel.add_patch(box)
-    panel.text(
-        x + width / 2,
-        y + 0.5,
-        view.text,
-        ha="center",
-        va="center",
-        fontsize=8,
-        family="monospace",
-        color=_text_colour(view),
-        parse_math=False,  # two dollar signs in a text are two dollar signs
-    )
+    style = {"ha": "center", "va": "center", "fontsize": 8, "family": "monospace", "color": _text_colour(view)}
+    panel.text(x + width / 2, y + 0.5, view.text, **style, parse_math=False)  # two dollar signs are two dollar signs

@@ -1,8 +1,4 @@
-"""The largest micro-batch that fits: tried out, not guessed.
-
-Each trial is a complete step (``memory_measurement.measure_memory``). On a GPU a trial that does not fit raises an
-out-of-memory error; on the CPU the tracker's count is compared with a budget, so that no laptop has to swap.
-"""
+"""The largest micro-batch that fits: each trial is a complete step. On the CPU a budget stands for the memory."""
 
 from __future__ import annotations
 
@@ -13,8 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from cs336_sft.model.memory_estimate import StepSetup
-from cs336_sft.model.memory_measurement import measure_memory
-from cs336_sft.model.memory_tracker import MemoryLimitError
+from cs336_sft.model.memory_measurement import MemoryLimitError, measure_memory
 
 
 @dataclass(frozen=True)
@@ -40,8 +35,8 @@ def find_batch_size(
 ) -> BatchSearch:
     """Find the largest micro-batch whose step stays within ``budget`` bytes in all.
 
-    ``make_model`` gives a model to try with, whose weights are changed; ``setup`` says everything but the micro-batch.
-    On a GPU leave room for fragmentation and the CUDA context: nine tenths of its memory.
+    ``make_model`` gives a model to try with; ``setup`` says everything but the micro-batch. On a GPU leave room for
+    fragmentation and the CUDA context: nine tenths of its memory.
 
     >>> from cs336_sft.model.memory_measurement import build_model
     >>> from cs336_sft.model.shape import ModelShape
@@ -52,17 +47,16 @@ def find_batch_size(
     model = make_model()
 
     def try_batch(batch: int) -> Trial:
-        peak = None
         try:
             peak = measure_memory(model, replace(setup, micro_batch_size=batch), limit=budget).peak
+            return Trial(batch, peak, peak <= budget)
         except (torch.OutOfMemoryError, MemoryLimitError):
             pass  # leave the except block before cleaning up: the error holds the frames, and they the tensors
-        if peak is None:
-            model.zero_grad(set_to_none=True)
-            gc.collect()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
-        return Trial(batch, peak, peak is not None and peak <= budget)
+        model.zero_grad(set_to_none=True)
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return Trial(batch, None, False)
 
     return search_batch(try_batch, budget, largest=largest)
 
@@ -74,8 +68,7 @@ def search_batch(try_batch: Callable[[int], Trial], budget: int, *, largest: int
     5
     """
     trials: list[Trial] = []
-    good, bad = 0, largest + 1
-    size = 1
+    good, bad, size = 0, largest + 1, 1
     while good + 1 < bad:
         trials.append(try_batch(size))
         if trials[-1].fits:

@@ -1,11 +1,9 @@
 """Log-probabilities, entropies and the loss straight from the hidden states: ``[N, V]`` logits never exist.
 
-The logits of 12 x 1,023 positions of Qwen2.5 take 7.46 GB in float32. But ``log p = z_y - log sum_v exp(z_v)`` needs
-its own row only, so a few hundred rows are made at a time, reduced to one number each, and dropped. ``one_pass_loss``
-knows the weights of its sum, so its forward makes the gradient ``weight * (p - onehot)`` at once: three matrix
-products. ``head_log_probs`` takes any gradient and makes the logits again in its backward: four. Products are
-accumulated in float32, also of bfloat16 operands. On a GPU ``triton_head`` does the same in fewer passes over memory.
-PyTorch's own ``linear_cross_entropy`` gives no entropies and no log-probabilities, and rounds a bfloat16 loss.
+``log p = z_y - log sum_v exp(z_v)`` needs its own row of logits only, so a few hundred rows are made at a time, reduced
+to one number each, and dropped. ``one_pass_loss`` knows the weights of its sum, so its forward makes the gradient
+``weight * (p - onehot)`` at once: three matrix products. ``head_log_probs`` takes any gradient and makes the logits
+again in its backward: four. Products are accumulated in float32, also of bfloat16 operands.
 """
 
 from __future__ import annotations
@@ -39,14 +37,13 @@ def head_log_probs(
 
     ``hidden`` is ``[N, H]``, ``head`` from ``run_to_head``. The log-probabilities are float32 or wider and
     differentiable, once; the entropy, None unless asked for, has no graph. At a label of -100 both are 0; others that
-    are not in the vocabulary raise a ``DataError``. Labels are checked where they are, then moved to the hidden states:
-    on the CPU they cost no waiting for a GPU. ``chunk_size`` rows of logits exist at one time.
+    are not in the vocabulary raise a ``DataError``. ``chunk_size`` rows of logits exist at one time.
 
     >>> head = OutputHead(torch.nn.Linear(4, 9, bias=False))
     >>> head_log_probs(torch.zeros(1, 4), head, torch.tensor([1]))[0].exp()
     tensor([0.1111], grad_fn=<ExpBackward0>)
     """
-    kept = _kept(labels, head)
+    kept = _kept(labels, head)  # before the labels move: on the CPU they cost no waiting for a GPU
     labels = labels.to(hidden.device, non_blocking=True)
     if kept is not None:
         found = head_log_probs(hidden[kept], head, labels[kept], with_entropy=with_entropy, chunk_size=chunk_size)
@@ -71,8 +68,7 @@ def one_pass_loss(
     """Compute ``-sum_i weights_i * log p(labels_i)``, its gradients in the forward.
 
     ``weights`` is ``[N]`` or one number for all; the rest is as in ``head_log_probs``. Returns ``(loss, log_probs,
-    entropy)``: a scalar to call ``backward`` on, once (``UsedTwiceError``), and ``[N]`` values without a graph. Without
-    gradient mode the loss is a value only, and its cost that of a forward.
+    entropy)``: a scalar to call ``backward`` on, once (``UsedTwiceError``), and ``[N]`` values without a graph.
 
     >>> head = OutputHead(torch.nn.Linear(4, 9, bias=False))
     >>> hidden = torch.zeros(2, 4, requires_grad=True)
@@ -87,22 +83,17 @@ def one_pass_loss(
     if not (needs_gradient and head.is_linear):
         log_probs, entropy = head_log_probs(hidden, head, labels, with_entropy=with_entropy, chunk_size=chunk_size)
         return -(weights * log_probs).sum(), log_probs.detach(), entropy
-    kept = _kept(labels, head)
+    n, kept = len(labels), _kept(labels, head)
     labels = labels.to(hidden.device, non_blocking=True)
     if kept is not None:
-        hidden, targets = hidden[kept], labels[kept]
+        hidden, labels = hidden[kept], labels[kept]
         weights = weights[kept] if isinstance(weights, torch.Tensor) and weights.dim() else weights
-    else:
-        targets = labels
     loss, log_probs, entropy = _OnePass.apply(
-        hidden, head.module.weight, head.module.bias, head, targets, weights, with_entropy, chunk_size
+        hidden, head.module.weight, head.module.bias, head, labels, weights, with_entropy, chunk_size
     )
     if kept is not None:
-        log_probs, entropy = (_spread(x, kept, len(labels)) for x in (log_probs, entropy))
+        log_probs, entropy = (_spread(x, kept, n) for x in (log_probs, entropy))
     return loss, log_probs, entropy if with_entropy else None
-
-
-# --- the two autograd functions ---------------------------------------------------------------------------------------
 
 
 class _Recomputed(torch.autograd.Function):
@@ -159,8 +150,7 @@ def _in_chunks(
     wanted: tuple[bool, ...] = (False, False, False),
 ) -> tuple[torch.Tensor, torch.Tensor, tuple[torch.Tensor | None, ...]]:
     """Compute log-probabilities, entropies and the loss's gradients that are wanted."""
-    # Cast as the head does, under autocast to half precision. Here and not outside of the autograd functions, where
-    # autograd would round the float32 gradients to half precision first.
+    # Cast as the head does under autocast. Outside of the autograd functions float32 gradients would be rounded first.
     dtype = head.autocast or head.module.weight.dtype
     hidden, weight, bias = (None if tensor is None else tensor.to(dtype) for tensor in operands)
     if bias is None and head.cap is None and (tiles := triton_head.usable_tiles(hidden, weight)):
@@ -170,7 +160,10 @@ def _in_chunks(
         )
         return log_probs, entropy, (*found, None)
     log_probs, entropy = (hidden.new_zeros(len(hidden), dtype=wide(hidden.dtype)) for _ in range(2))
-    gradients = _Gradients(wanted, *operands)
+    sum_dtype = wide(operands[1].dtype)
+    of_hidden = torch.empty_like(operands[0]) if wanted[0] else None
+    of_weight = torch.zeros_like(weight, dtype=sum_dtype) if wanted[1] else None
+    of_bias = torch.zeros_like(bias, dtype=sum_dtype) if bias is not None and wanted[2] else None
     step = compiled_on_gpu(_log_softmax_and_gradient, hidden, overwrites=True)
     for rows in blocks(len(hidden), chunk_size or _default_chunk(hidden)):
         logits = product(hidden[rows], weight.T)  # [c, V], float32 or wider
@@ -187,43 +180,18 @@ def _in_chunks(
         log_probs[rows], found, gradient = step(logits, labels[rows], scaled, with_entropy, hidden.dtype)
         if with_entropy:
             entropy[rows] = found
-        if gradient is not None:
-            gradients.add(rows, gradient, slope_of_cap, hidden[rows], weight)
-    return log_probs, entropy, gradients.results()
-
-
-class _Gradients:
-    """Collects the gradients of hidden states, weight and bias over the chunks; None for one that is not wanted."""
-
-    def __init__(self, wanted: tuple[bool, ...], hidden: torch.Tensor, weight: torch.Tensor, bias) -> None:
-        sum_dtype = wide(weight.dtype)
-        self.hidden = torch.empty_like(hidden) if wanted[0] else None
-        self.weight = torch.zeros_like(weight, dtype=sum_dtype) if wanted[1] else None
-        self.bias = torch.zeros_like(bias, dtype=sum_dtype) if bias is not None and wanted[2] else None
-        self.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
-
-    def add(
-        self,
-        rows: slice,
-        gradient: torch.Tensor,
-        slope_of_cap: torch.Tensor | None,
-        hidden: torch.Tensor,
-        weight: torch.Tensor,
-    ) -> None:
-        """Add one chunk's part, from the gradient of its logits ``[c, V]``."""
+        if gradient is None:
+            continue
         if slope_of_cap is not None:
             gradient = (gradient * slope_of_cap).to(hidden.dtype)
-        if self.bias is not None:
-            self.bias += gradient.sum(dim=0, dtype=self.bias.dtype)
-        if self.hidden is not None:
-            self.hidden[rows] = product(gradient, weight)
-        if self.weight is not None:
-            add_product(self.weight, gradient.T, hidden)
-
-    def results(self) -> tuple[torch.Tensor | None, ...]:
-        """Return each gradient in its input's dtype."""
-        found = (self.hidden, self.weight, self.bias)
-        return tuple(None if g is None else g.to(dtype) for g, dtype in zip(found, self.dtypes, strict=True))
+        if of_bias is not None:
+            of_bias += gradient.sum(dim=0, dtype=of_bias.dtype)
+        if of_hidden is not None:
+            of_hidden[rows] = product(gradient, weight)
+        if of_weight is not None:
+            add_product(of_weight, gradient.T, hidden[rows])
+    found = zip((of_hidden, of_weight, of_bias), operands, strict=True)  # each in its operand's dtype
+    return log_probs, entropy, tuple(None if g is None else g.to(operand.dtype) for g, operand in found)
 
 
 def _log_softmax_and_gradient(
@@ -249,15 +217,8 @@ def _log_softmax_and_gradient(
     return log_probs, entropy, gradient
 
 
-# --- labels -----------------------------------------------------------------------------------------------------------
-
-
 def _kept(labels: torch.Tensor, head: OutputHead) -> torch.Tensor | None:
-    """Return the positions whose label is not -100, or None if that is all of them.
-
-    Raises:
-        DataError: a label outside of the vocabulary; on a GPU it would end the process, or go unnoticed.
-    """
+    """Return the positions whose label is not -100, or None for all. Check labels."""
     if not len(labels):
         return None
     vocabulary = len(head.module.weight) if head.is_linear else getattr(head.module, "out_features", 2**62)
@@ -265,11 +226,9 @@ def _kept(labels: torch.Tensor, head: OutputHead) -> torch.Tensor | None:
     low, high, any_ignored = torch.stack(  # one transfer from the GPU
         [labels.masked_fill(ignored, 0).min(), labels.max(), ignored.any().long()]
     ).tolist()
-    if low < 0 or high >= vocabulary:
-        raise DataError(
-            f"a label is {low if low < 0 else high}, the output head has {vocabulary} tokens",
-            f"tokenize with the tokenizer that belongs to the model; {IGNORED} marks a position without a label",
-        )
+    if low < 0 or high >= vocabulary:  # on a GPU it would end the process, or go unnoticed
+        problem = f"a label is {low if low < 0 else high}, the output head has {vocabulary} tokens"
+        raise DataError(problem, f"tokenize with the model's own tokenizer; {IGNORED} marks a position without a label")
     return (~ignored).nonzero().squeeze(-1) if any_ignored else None
 
 
@@ -282,16 +241,13 @@ def _default_chunk(hidden: torch.Tensor) -> int:
     return GPU_CHUNK if hidden.is_cuda else CPU_CHUNK
 
 
-# --- heads that are not one matrix (quantised, LoRA on the head) ------------------------------------------------------
-
-
 def _checkpointed_log_probs(
     hidden: torch.Tensor, head: OutputHead, labels: torch.Tensor, with_entropy: bool, chunk_size: int
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Do the same through the module itself, with each chunk recomputed."""
+    """Do the same with a head that is not one matrix (quantised, with LoRA)."""
 
     def of_chunk(rows: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        with head.autocasting(rows.device):
+        with torch.autocast(rows.device.type, dtype=head.autocast, enabled=head.autocast is not None):
             logits = head.module(rows)
         log_softmax = head.after(logits.to(wide(logits.dtype))).log_softmax(dim=-1)  # [c, V]
         with torch.no_grad():
@@ -299,11 +255,7 @@ def _checkpointed_log_probs(
             entropy = -(log_softmax.exp() * finite).sum(dim=-1) if with_entropy else log_softmax.new_zeros(len(rows))
         return log_softmax.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropy
 
-    parts = [
-        checkpoint(of_chunk, hidden[rows], labels[rows], use_reentrant=False)
-        for rows in blocks(len(hidden), chunk_size)
-    ]
-    if not parts:
-        parts = [of_chunk(hidden, labels)]
+    parts = [checkpoint(of_chunk, hidden[i], labels[i], use_reentrant=False) for i in blocks(len(hidden), chunk_size)]
+    parts = parts or [of_chunk(hidden, labels)]
     log_probs, entropy = (torch.cat(part) for part in zip(*parts, strict=True))
     return log_probs, entropy.detach() if with_entropy else None

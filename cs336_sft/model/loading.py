@@ -1,46 +1,38 @@
 """Loading models, tokenizers and adapters: safetensors only, no code from the folder, no surprise downloads.
 
-``load_model_and_tokenizer`` takes the name of an embedded or fetched model, a folder, a hub name, or the folder of an
-adapter, which is loaded over its model. What the libraries raise becomes one line with a remedy here, and nowhere else.
+What the libraries raise becomes one line with a remedy here, and nowhere else.
 """
 
 from __future__ import annotations
 
 import logging
-from importlib import resources
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cs336_sft.errors import ConfigError, CourseError
+from cs336_sft.errors import ConfigError
 from cs336_sft.utils.files import read_json
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-EMBEDDED = "tiny-base"
-# ``adapter.json`` is written next to peft's file, which names the model below by its path on one machine, and does not
-# say whether its weights were in 4 bits.
+# Ours stands next to peft's, which does not say whether the weights below were in 4 bits.
 ADAPTER_FILE, PEFT_FILE = "adapter.json", "adapter_config.json"
 
 
 def embedded_model_path() -> Path:
-    """Find the folder of the base model that the package ships."""
-    folder = Path(str(resources.files("cs336_sft") / "assets" / EMBEDDED))
-    if not (folder / "config.json").is_file():
-        raise CourseError(
-            f"the installed package has no embedded model ({folder})", "install cs336-sft again, from the repository"
-        )
-    return folder
+    """Return the folder of the base model that the package ships."""
+    return Path(__file__).parents[1] / "assets" / "tiny-base"
 
 
 def resolve_source(source: str | Path) -> str | Path:
     """Turn ``embedded`` and the names of ``cs336-sft fetch`` into folders.
 
-    Raises:
-        CourseError: the model is missing from the installation, or was not fetched yet.
+    Raises CourseError: the model was not fetched yet.
 
     >>> resolve_source("Qwen/Qwen2.5-Math-1.5B"), resolve_source("embedded") == embedded_model_path()
     ('Qwen/Qwen2.5-Math-1.5B', True)
@@ -53,10 +45,7 @@ def resolve_source(source: str | Path) -> str | Path:
 
 
 def looks_like_path(source: str) -> bool:
-    """Tell whether a name means a folder rather than a model on the hub.
-
-    What exists on disk is a path, and so is a name inside a folder that exists: a misspelt ``runs/first/checkpoint``
-    must not become a download.
+    """Tell whether a name means a folder, perhaps misspelt, and not a hub model.
 
     >>> [looks_like_path(s) for s in ("runs/x/checkpoint", "./model", "/models/x", "Qwen/Qwen2.5-Math-1.5B")]
     [True, True, True, False]
@@ -70,10 +59,8 @@ def looks_like_path(source: str) -> bool:
 def check_model_source(source: str | Path) -> str:
     """Return the source as the loader takes it: a model folder or a hub name.
 
-    A folder that is not there is an error here; it never becomes a request to the hub.
-
-    Raises:
-        ConfigError: no such folder, no ``config.json``, or weights only as pickles, which can run code when loaded.
+    A folder that is not there never becomes a request to the hub. Raises ConfigError: no such folder, no
+    ``config.json``, or weights only as pickles, which can run code when loaded.
     """
     source = resolve_source(source)
     if not isinstance(source, Path) and not looks_like_path(source):
@@ -88,10 +75,8 @@ def check_model_source(source: str | Path) -> str:
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(p.name for pattern in ("*.bin", "*.pt", "*.pth", "*.ckpt") for p in folder.glob(pattern))
         if pickles:
-            raise ConfigError(
-                f"{source} has its weights only as a pickle ({pickles[0]}), which can run code when it is loaded",
-                "save the model with save_pretrained(folder), which writes safetensors",
-            )
+            problem = f"{source} has its weights only as a pickle ({pickles[0]}), which can run code when it is loaded"
+            raise ConfigError(problem, "save the model with save_pretrained(folder), which writes safetensors")
         raise ConfigError(f"{source} has no *.safetensors file", remedy)
     return str(folder)
 
@@ -125,9 +110,7 @@ def load_model_and_tokenizer(
 
     ``source`` is a folder, a hub name, the folder of an adapter, ``embedded``, or ``smollm2``. The weights are in
     float32 on the CPU by default; ``loading`` are further arguments of ``from_pretrained``.
-
-    Raises:
-        ConfigError: see ``check_model_source``; also a damaged or incomplete model, or a hub that can't be reached.
+    Raises ConfigError: see ``check_model_source``; also a damaged or incomplete model, or an unreachable hub.
 
     >>> model, tokenizer = load_model_and_tokenizer("embedded")
     >>> model.dtype, model.training, tokenizer.pad_token
@@ -151,11 +134,8 @@ def load_quantized(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model with its linear layers, but not the head, in 4 bits (NF4).
 
-    ``compute_dtype``, to which weights are unpacked for each product and which the others have, is bfloat16 on a GPU
-    and float32 on a CPU by default; ``device`` is the GPU if there is one.
-
-    Raises:
-        ConfigError: bitsandbytes is missing or too old for the device; also as ``load_model_and_tokenizer``.
+    ``compute_dtype``, to which weights are unpacked for each product, is bfloat16 on a GPU and float32 on a CPU by
+    default. Raises ConfigError: bitsandbytes is missing; also as ``load_model_and_tokenizer``.
     """
     require_package("bitsandbytes", "qlora")
     import torch
@@ -192,9 +172,7 @@ def load_adapted(
     """Load an adapter over its model, frozen, in evaluation mode, and their tokenizer.
 
     ``dequantize`` unpacks the 4-bit weights of a QLoRA run, as they are, into ``dtype``.
-
-    Raises:
-        ConfigError: peft (for QLoRA: bitsandbytes) is missing, or the model is not there.
+    Raises ConfigError: peft (for QLoRA: bitsandbytes) is missing, or the model is not there.
     """
     require_package("peft", "lora")
     import torch
@@ -202,11 +180,9 @@ def load_adapted(
 
     folder = Path(folder).expanduser()
     if not (folder / "adapter_model.safetensors").is_file():
-        raise ConfigError(
-            f"{folder} has no adapter_model.safetensors (a pickled adapter can run code when it is loaded)",
-            "save the adapter with save_pretrained(folder), which writes safetensors",
-        )
-    base, quantized = adapter_base(folder)
+        problem = f"{folder} has no adapter_model.safetensors (a pickled adapter can run code when it is loaded)"
+        raise ConfigError(problem, "save the adapter with save_pretrained(folder), which writes safetensors")
+    base, quantized = _adapter_base(folder)
     if quantized:
         model, tokenizer = load_quantized(base, compute_dtype=dtype, device=device)
         if dequantize:
@@ -216,10 +192,8 @@ def load_adapted(
     try:
         adapted = PeftModel.from_pretrained(model, str(folder), is_trainable=False)
     except Exception as error:
-        raise ConfigError(
-            f"the adapter {folder} could not be loaded over {base} ({_reason(error)})",
-            f"check that {PEFT_FILE} names the model that it was trained over",
-        ) from error
+        problem = f"the adapter {folder} could not be loaded over {base} ({_reason(error)})"
+        raise ConfigError(problem, f"check that {PEFT_FILE} names the model that it was trained over") from error
     if (folder / "tokenizer_config.json").is_file():  # peft's own output has none
         tokenizer = load_tokenizer(folder)
     return adapted.eval(), tokenizer
@@ -230,7 +204,7 @@ def is_adapter_folder(source: str | Path) -> bool:
     return (Path(source).expanduser() / PEFT_FILE).is_file()
 
 
-def adapter_base(folder: Path) -> tuple[str, bool]:
+def _adapter_base(folder: Path) -> tuple[str, bool]:
     """Read which model an adapter belongs to, and whether that was in 4 bits."""
     if (folder / ADAPTER_FILE).is_file():
         stored = read_json(folder / ADAPTER_FILE)
@@ -241,27 +215,38 @@ def adapter_base(folder: Path) -> tuple[str, bool]:
     return base, False
 
 
-def make_saveable(model: PreTrainedModel) -> None:
+def _make_saveable(settings: GenerationConfig) -> None:
     """Correct generation settings that transformers loads but refuses to save."""
-    # Many models of the hub have a temperature without `do_sample`: their authors mean sampling.
-    settings = getattr(model, "generation_config", None)
-    if settings is None:
-        return
-    for attempt in ("as it is", "with do_sample"):
-        try:
-            settings.validate(strict=True)
-            return
-        except ValueError as error:
-            if attempt == "with do_sample":
-                raise ConfigError(
-                    f"the model's generation settings are invalid, so it can't be saved ({_reason(error)})",
-                    "correct its generation_config.json, or set model.generation_config",
-                ) from error
-            settings.do_sample = True
+    try:
+        settings.validate(strict=True)
+    except ValueError as error:
+        if settings.do_sample:
+            problem = f"the model's generation settings are invalid, so it can't be saved ({_reason(error)})"
+            raise ConfigError(problem, "correct its generation_config.json") from error
+        settings.do_sample = True  # many models of the hub have a temperature without it: their authors mean sampling
+        _make_saveable(settings)
+
+
+@contextmanager
+def evaluation_mode(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
+    """Put a model into evaluation mode, and restore each module's mode on leaving.
+
+    >>> import torch
+    >>> with evaluation_mode(torch.nn.Dropout()) as model:
+    ...     model.training
+    False
+    """
+    # `model.train(model.training)` would switch parts that were frozen in evaluation mode to training.
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield model
+    finally:
+        for module in training:
+            module.training = True
 
 
 def require_package(package: str, extra: str) -> None:
-    """Refuse to go on without an optional package."""
     # peft imports bitsandbytes too, which says on every CPU that an optional faster kernel is not installed.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if find_spec(package) is None:
@@ -269,7 +254,6 @@ def require_package(package: str, extra: str) -> None:
 
 
 def best_device() -> str:
-    """Return ``"cuda"`` or ``"cpu"``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
@@ -301,12 +285,9 @@ def _load_weights(name: str, source: str | Path, dtype: torch.dtype | None, load
     except Exception as error:  # what transformers and its optional packages raise has no common type
         raise ConfigError(f"no model could be loaded from {source} ({_reason(error)})", _remedy(name)) from error
     if missing := sorted(report["missing_keys"]):  # a tied head is not missing
-        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        raise ConfigError(
-            f"{source} lacks weights that the model needs: {', '.join(missing[:3])}{more}",
-            "save the whole model again with save_pretrained, or download it again",
-        )
-    make_saveable(model)
+        problem = f"{source} lacks weights that the model needs, such as {missing[0]} ({len(missing)} in all)"
+        raise ConfigError(problem, "save the whole model again with save_pretrained, or download it again")
+    _make_saveable(model.generation_config)
     return model
 
 

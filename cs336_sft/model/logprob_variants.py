@@ -1,13 +1,13 @@
-"""Ways to get log-probabilities and entropies from hidden states, from the naive one to one that keeps no logits.
+"""Ways to get log-probabilities and entropies that differ in what they hold in memory: notebook 10 compares them.
 
-They give the same numbers and differ in what they hold in memory, which notebook 10 compares. Training uses
-``cs336_sft.logprobs``. Each takes hidden states ``[N, h]``, the head's matrix ``[V, h]`` and labels ``[N]`` (int64),
-and returns ``(log_probs, entropy)``, both float32 ``[N]`` in nats; ``entropy`` has no graph.
+Each takes hidden states ``[N, h]``, the head's matrix ``[V, h]`` and labels ``[N]`` (int64), and returns ``(log_probs,
+entropy)``, both float32 ``[N]`` in nats; ``entropy`` has no graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -31,10 +31,9 @@ def naive_line_by_line(
     upcast: bool = True,
     keep: bool = False,
 ) -> Result:
-    """Do as ``naive``, calling ``mark`` before each line with its name.
+    """Do as ``naive``, calling ``mark`` with each line's name before it.
 
-    It is called last with ``"end"``, while everything is still alive. ``upcast`` brings logits in half precision to
-    float32; ``keep`` keeps them in half precision as well, as a model's output object does.
+    ``upcast`` brings logits in half precision to float32; ``keep`` keeps the others as well, as a model's output does.
 
     >>> lines = []
     >>> _ = naive_line_by_line(torch.eye(2), torch.eye(2), torch.tensor([0, 1]), lines.append)
@@ -65,8 +64,7 @@ def naive_with_graph(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.T
     """Leave out ``no_grad``: the entropy's graph keeps its tensors until the backward."""
     logits = F.linear(hidden, weight).float()
     log_probs = torch.log_softmax(logits, dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-    probs, log_softmax = torch.softmax(logits, dim=-1), torch.log_softmax(logits, dim=-1)
-    return log_probs, -(probs * log_softmax).sum(dim=-1)
+    return log_probs, -(torch.softmax(logits, dim=-1) * torch.log_softmax(logits, dim=-1)).sum(dim=-1)
 
 
 def log_softmax(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> Result:
@@ -81,10 +79,7 @@ def log_softmax(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
 
 
 def logsumexp(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> Result:
-    """Keep the logits alone.
-
-    ``log p_y = z_y - logsumexp(z)`` and ``H = logsumexp(z) - sum_v p_v z_v``.
-    """
+    """Keep the logits alone: ``H = logsumexp(z) - sum_v p_v z_v``."""
     logits = F.linear(hidden, weight).float()
     normalizer = torch.logsumexp(logits, dim=-1)  # [N]
     log_probs = logits.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - normalizer
@@ -104,8 +99,5 @@ def chunked_rows(
 
 def recomputed(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, *, chunk: int = 1024) -> Result:
     """Run in chunks whose logits are made again in the backward (``checkpoint``)."""
-
-    def one(h: torch.Tensor, w: torch.Tensor, y: torch.Tensor) -> Result:
-        return checkpoint(logsumexp, h, w, y, use_reentrant=False)
-
-    return chunked_rows(hidden, weight, labels, method=one, chunk=chunk)
+    method = partial(checkpoint, logsumexp, use_reentrant=False)
+    return chunked_rows(hidden, weight, labels, method=method, chunk=chunk)

@@ -1,16 +1,10 @@
 """LoRA and QLoRA: a small trained update over frozen weights, with peft and bitsandbytes.
 
-    model, tokenizer = load_model_and_tokenizer(source)
-    model = add_adapter(model, AdapterConfig(r=8, alpha=16), seed=0)     # then train_sft as with any model
-
-An adapter's folder (the ``final`` of a run) holds the small matrices alone and names the model that they belong to;
-``load_model_and_tokenizer`` takes it like any other, and ``merge_adapter`` turns it into an ordinary model folder.
+An adapter's folder (the ``final`` of a run) holds the small matrices alone and names the model that they belong to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,19 +55,13 @@ class AdapterConfig:
         """Return the factor on the product of the two small matrices."""
         return self.alpha / self.r
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON has them."""
-        return fields_to_dict(self)
-
 
 def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int = 0) -> PeftModel:
     """Freeze the model and put a new adapter over it, which changes no output yet.
 
     The model is changed, and part of the result. ``seed`` is that of A's random numbers.
-
-    Raises:
-        ConfigError: peft is missing, a target is no layer of the model or a tied head, or ``quantize`` does not agree
-            with how the model was loaded.
+    Raises ConfigError: peft is missing, a target is no layer of the model or is a tied head, or ``quantize`` does not
+    agree with how the model was loaded.
 
     >>> from cs336_sft.model.loading import load_model_and_tokenizer
     >>> adapted = add_adapter(load_model_and_tokenizer("embedded")[0], AdapterConfig(r=4, alpha=8))
@@ -85,18 +73,15 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int = 0)
     from peft import LoraConfig, get_peft_model
 
     if config.quantize != is_quantized(model):
-        raise ConfigError(
-            f"AdapterConfig.quantize is {config.quantize}, but the model's weights are "
-            f"{'not ' if config.quantize else ''}in 4 bits",
-            "load it with load_quantized for a QLoRA adapter, and with load_model_and_tokenizer for LoRA",
-        )
-    transposed = _check_targets(model, config.targets)
+        state = "not in 4 bits" if config.quantize else "in 4 bits"
+        problem = f"AdapterConfig.quantize is {config.quantize}, but the model's weights are {state}"
+        raise ConfigError(problem, "load it with load_quantized for QLoRA, with load_model_and_tokenizer for LoRA")
+    _check_targets(model, config.targets)
     peft_config = LoraConfig(
         r=config.r,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules=list(config.targets),
-        fan_in_fan_out=transposed,
         task_type="CAUSAL_LM",
     )
     with torch.random.fork_rng([]):
@@ -104,45 +89,28 @@ def add_adapter(model: PreTrainedModel, config: AdapterConfig, *, seed: int = 0)
         return get_peft_model(model, peft_config).eval()
 
 
-def _check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> bool:
-    """Refuse impossible targets, and tell whether their weights are transposed."""
-    from transformers.pytorch_utils import Conv1D  # GPT-2's linear layer, [in, out]
-
-    head = model.get_output_embeddings()
-    tied = head is not None and getattr(head, "weight", None) is model.get_input_embeddings().weight
-    layers = {
-        name.rsplit(".", 1)[-1]: isinstance(module, Conv1D)
-        for name, module in model.named_modules()
-        if (hasattr(module, "in_features") or isinstance(module, Conv1D)) and not (tied and module is head)
-    }
-    heads = {name.rsplit(".", 1)[-1] for name, module in model.named_modules() if module is head}
+def _check_targets(model: PreTrainedModel, targets: tuple[str, ...]) -> None:
+    """Refuse names of no linear layer, and a head that is tied to the embedding."""
+    layers = {name.rsplit(".", 1)[-1]: m for name, m in model.named_modules() if hasattr(m, "in_features")}
+    embedding = model.get_input_embeddings().weight
+    tied = {name for name, module in layers.items() if module.weight is embedding}
+    choice = sorted(layers.keys() - tied)
     for name in targets:
-        if tied and name in heads:
-            raise ConfigError(
-                f"AdapterConfig.targets names {name!r}, which shares its matrix with the embedding: merged, the update "
-                "would change both",
-                f"leave it out, and choose from {', '.join(sorted(layers))}",
-            )
-        if name not in layers:
-            raise ConfigError(
-                f"AdapterConfig.targets names {name!r}, which is no linear layer of the model",
-                f"choose from {', '.join(sorted(layers))}",
-            )
-    return any(layers[name] for name in targets)
+        if name not in choice:
+            what = "is no linear layer of the model"
+            if name in tied:
+                what = "shares its matrix with the embedding: merged, the update would change both"
+            raise ConfigError(f"AdapterConfig.targets names {name!r}, which {what}", f"choose from {', '.join(choice)}")
 
 
 def is_quantized(model: torch.nn.Module) -> bool:
-    """Tell whether the model's linear layers are in 4 bits."""
     return bool(getattr(model, "is_loaded_in_4bit", False))
 
 
 def save_base_name(folder: str | Path, base: str | Path, config: AdapterConfig) -> None:
-    """Write into an adapter's folder which model it belongs to.
-
-    ``base`` is ``embedded``, ``smollm2``, a folder or a hub name.
-    """
+    """Write into an adapter's folder which model it belongs to: a name or a folder."""
     base = Path(base).resolve() if Path(base).is_dir() else base
-    write_json(Path(folder) / ADAPTER_FILE, {"base": str(base), **config.to_dict()})
+    write_json(Path(folder) / ADAPTER_FILE, {"base": str(base), **fields_to_dict(config)})
 
 
 def merge_adapter(folder: str | Path, out: str | Path, *, dtype: torch.dtype | None = None) -> Path:
@@ -150,9 +118,7 @@ def merge_adapter(folder: str | Path, out: str | Path, *, dtype: torch.dtype | N
 
     The weights of a QLoRA run are unpacked from 4 bits first, because the adapter was trained over those. The default
     ``dtype`` is float32: bfloat16 rounds a small update away.
-
-    Raises:
-        ConfigError: ``folder`` holds no adapter, or ``out`` is not empty.
+    Raises ConfigError: ``folder`` holds no adapter, or ``out`` is not empty.
     """
     out = Path(out)
     if not is_adapter_folder(folder):
@@ -162,20 +128,8 @@ def merge_adapter(folder: str | Path, out: str | Path, *, dtype: torch.dtype | N
     adapted, tokenizer = load_adapted(folder, dtype=dtype, device="cpu", dequantize=True)
     merged = adapted.merge_and_unload()
     out.parent.mkdir(parents=True, exist_ok=True)
-
-    def write(temporary: Path) -> None:
-        merged.save_pretrained(temporary)
-        tokenizer.save_pretrained(temporary)
-
-    replace_folder(out, write)
+    replace_folder(out, lambda new: [part.save_pretrained(new) for part in (merged, tokenizer)])
     return out
-
-
-@contextmanager
-def without_adapter(model: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Switch the adapter off, if the model has one."""
-    with model.disable_adapter() if hasattr(model, "disable_adapter") else nullcontext():
-        yield model
 
 
 def adapter_facts(model: torch.nn.Module) -> dict[str, Any]:

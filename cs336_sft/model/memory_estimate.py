@@ -1,10 +1,8 @@
 """How much memory a training step takes: an estimate from a model's shape, term by term and moment by moment.
 
-Weights, gradients and optimizer states are counted exactly (Rajbhandari et al. 2020, "ZeRO", section 3). Activations
-follow Korthikanti et al. 2022, "Reducing Activation Recomputation in Large Transformer Models", section 4: what every
-operation keeps for its backward, here for RMSNorm, rotary positions, grouped-query attention without a T x T matrix,
-and SwiGLU. The logits depend on the method (``logprob_variants``). The peak is a moment, not a sum, so the estimate
-lists each moment. Not in it: the CUDA context (about half a GB), scratch space of kernels, and fragmentation.
+Weights, gradients and states: Rajbhandari et al. 2020, "ZeRO", section 3. Activations: Korthikanti et al. 2022,
+"Reducing Activation Recomputation in Large Transformer Models", section 4. The peak is a moment, not a sum. Not in it:
+the CUDA context (about half a GB), scratch space of kernels, and fragmentation.
 """
 
 from __future__ import annotations
@@ -45,12 +43,8 @@ _NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 class StepSetup:
     """What a training step does, as far as its memory depends on it.
 
-    ``mixed`` keeps weights, gradients and states in float32 under bfloat16 autocast, ``bf16`` all in bfloat16, which
-    loses small updates. Adapters train in ``mixed`` over frozen bfloat16 (``qlora``: 4-bit) weights; their activations
-    are rough.
-
-    >>> StepSetup(8, 512).tokens
-    4096
+    ``mixed`` keeps weights, gradients and states in float32 under bfloat16 autocast, ``bf16`` all in bfloat16. Adapters
+    train in ``mixed`` over frozen bfloat16 (``qlora``: 4-bit) weights; their activations are rough.
     """
 
     micro_batch_size: int  # sequences that go through the model at once
@@ -71,20 +65,16 @@ class StepSetup:
         check_choice(self, "adapter", ADAPTERS)
         check_choice(self, "device", ("cuda", "cpu"))
         if self.adapter != "none" and self.precision != "mixed":
-            raise ConfigError(
-                f"{self.adapter} with precision {self.precision!r}", "choose precision 'mixed' for adapters"
-            )
+            problem = f"{self.adapter} with precision {self.precision!r}"
+            raise ConfigError(problem, "choose precision 'mixed' for adapters")
 
     @property
     def tokens(self) -> int:
-        """Positions of one microbatch."""
         return self.micro_batch_size * self.seq_len
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes of a training step."""
-
     model: str
     setup: StepSetup
     terms: Mapping[str, int]  # what there is, each at its own largest; they are never all there at once
@@ -92,23 +82,18 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment."""
         return max(self.moments.values())
 
     @property
     def peak_moment(self) -> str:
-        """Name the first moment at which the peak is reached."""
         return max(self.moments, key=lambda name: self.moments[name])
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON, sizes in bytes."""
         return asdict(self) | {"peak": self.peak, "peak_moment": self.peak_moment}
 
 
 def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
     """Estimate the bytes of a training step with AdamW and a logged entropy.
-
-    Exact for weights, gradients and states; within 5 % of the measured peak for full fine-tuning.
 
     >>> from cs336_sft.model.shape import known_shape
     >>> estimate = estimate_memory(known_shape("Qwen/Qwen2.5-1.5B"), StepSetup(12, 1023, "bf16", "naive"))
@@ -168,8 +153,6 @@ def estimate_memory(shape: ModelShape, setup: StepSetup) -> MemoryEstimate:
 
 @dataclass(frozen=True)
 class _HeadBytes:
-    """Bytes that the head and the loss add."""
-
     forward: int
     backward: int  # of the loss
     products: int  # in the head's backward
@@ -251,8 +234,7 @@ def _norm_bytes(shape: ModelShape, precision: Precision, *, reads: int) -> int:
 
 def _layer_activations(shape: ModelShape, setup: StepSetup) -> int:
     """Count bytes per token that one layer keeps for its backward."""
-    # Attention keeps queries, keys, values and its output, and one float32 a head; the MLP its gate before and after
-    # SiLU, the other factor, and the product.
+    # Attention keeps q, k, v, output, a float32 a head; the MLP its gate before and after SiLU, other factor, product.
     act = _ACTIVATION_BYTES[setup.precision]
     q, kv = shape.q_width, shape.kv_width
     kept = _norm_bytes(shape, setup.precision, reads=3) + _norm_bytes(shape, setup.precision, reads=2)

@@ -1,11 +1,11 @@
-"""The memory of a training step, measured: what ``memory_estimate`` estimates, on the machine at hand.
+"""The memory of a training step, measured: the bytes of live tensors, which ``memory_estimate`` estimates.
 
-On the CPU ``MemoryTracker`` counts; on a GPU PyTorch's allocator does. Either way the bytes are those of live tensors,
-so that the two can be compared with each other and with the estimate.
+On a GPU PyTorch's allocator counts them, on the CPU ``MemoryTracker``, to the same byte on every machine.
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -13,36 +13,100 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
 
-from cs336_sft.errors import ConfigError
+from cs336_sft.errors import ConfigError, CourseError
 from cs336_sft.model import logprob_variants
 from cs336_sft.model.chunked_head import one_pass_loss
-from cs336_sft.model.memory_estimate import StepSetup
-from cs336_sft.model.memory_tracker import MemoryTracker
+from cs336_sft.model.memory_estimate import StepSetup, format_bytes
 from cs336_sft.model.output_head import run_to_head
 from cs336_sft.model.shape import ModelShape
 
 
 @dataclass(frozen=True)
 class MemoryMeasurement:
-    """Bytes of live tensors in one training step."""
+    """Bytes of live tensors in one training step; ``forward``, ``backward`` and ``update`` are peaks of its parts."""
 
     device: str  # cpu, or the name of the GPU
     weights: int  # after the update, exact, as the next two
     gradients: int
     states: int
-    forward: int  # peak from the start to the end of the loss
-    backward: int  # peak of what follows, and so on
+    forward: int  # from the start to the end of the loss
+    backward: int
     update: int
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment of the step, weights and states included."""
         return max(self.forward, self.backward, self.update)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return it for JSON, sizes in bytes."""
         return asdict(self) | {"peak": self.peak}
+
+
+class MemoryLimitError(CourseError, MemoryError):
+    """An operation on the CPU would have exceeded the limit."""
+
+
+class MemoryTracker(TorchDispatchMode):
+    """Counts the storages that are made inside the ``with`` block, on the CPU, until they are freed.
+
+    Tensors that were there before count nothing, nor does scratch memory within one operation. ``live`` are the bytes
+    now, ``largest`` those of the largest storage. More live bytes than ``limit`` raise ``MemoryLimitError``.
+
+    >>> with MemoryTracker() as tracker:
+    ...     y = (torch.zeros(1000) + 1).sum()  # twice 4,000 bytes for a moment, and a number that stays
+    >>> tracker.live, tracker.peak
+    (4, 8000)
+    """
+
+    def __init__(self, *, limit: int | None = None) -> None:
+        super().__init__()
+        self.limit = limit
+        self.live = self.peak = self.largest = 0
+        self._sizes: dict[int, int] = {}  # address of a storage's C++ object -> bytes
+        self._before: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        # Views and in-place operations return what was there before: those storages are not new.
+        for storage in _storages((args, kwargs)):
+            key = storage._cdata
+            if key not in self._sizes and key not in self._before:
+                self._before.add(key)
+                weakref.finalize(storage, self._before.discard, key)
+        out = func(*args, **kwargs)
+        for storage in _storages(out):
+            self._count(storage, str(func).removesuffix(".default"))
+        return out
+
+    def reset_peak(self) -> None:
+        self.peak = self.live
+
+    def _count(self, storage: torch.UntypedStorage, operation: str) -> None:
+        key, nbytes = storage._cdata, storage.nbytes()
+        if key in self._before or self._sizes.get(key) == nbytes:
+            return
+        grown = nbytes - self._sizes.get(key, 0)  # an operation may resize the storage of its result
+        live = self.live + grown
+        if self.limit is not None and live > self.limit:
+            raise MemoryLimitError(
+                f"{operation} tried to allocate {format_bytes(grown)}; {format_bytes(self.live)} are live, "
+                f"the limit is {format_bytes(self.limit)}",
+                "use a smaller micro-batch or shorter sequences, or hold fewer copies of the logits",
+            )
+        if key not in self._sizes:
+            # PyTorch keeps the Python object of a storage for as long as the storage lives, so this runs at its end.
+            weakref.finalize(storage, self._free, key)
+        self._sizes[key] = nbytes
+        self.live, self.peak, self.largest = live, max(self.peak, live), max(self.largest, nbytes)
+
+    def _free(self, key: int) -> None:
+        self.live -= self._sizes.pop(key)
+
+
+def _storages(values: Any) -> Iterator[torch.UntypedStorage]:
+    return (x.untyped_storage() for x in tree_iter(values) if isinstance(x, torch.Tensor) and x.device.type == "cpu")
 
 
 class GpuMeter:
@@ -61,15 +125,12 @@ class GpuMeter:
         return torch.cuda.max_memory_allocated(self._device)
 
     def reset_peak(self) -> None:
-        """Start a new peak at what is live now."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
 
 @contextmanager
 def measured(device: str | torch.device = "cpu", *, limit: int | None = None) -> Iterator[MemoryTracker | GpuMeter]:
-    """Count the bytes of a device's tensors inside the block.
-
-    On the CPU those that are made inside, and at most ``limit`` (``MemoryLimitError``); on a GPU all that are live.
+    """Count the bytes of tensors (on the CPU, of those made inside the block).
 
     >>> with measured() as meter:
     ...     x = torch.ones(1000).double()
@@ -82,68 +143,54 @@ def measured(device: str | torch.device = "cpu", *, limit: int | None = None) ->
         yield GpuMeter(device)
         torch.cuda.synchronize(device)
     else:
-        with MemoryTracker(device.type, limit=limit) as tracker:
+        with MemoryTracker(limit=limit) as tracker:
             yield tracker
 
 
 def build_model(shape: ModelShape, setup: StepSetup, device: str | torch.device = "cpu") -> torch.nn.Module:
-    """Build a model of a shape with random weights, as Qwen2 or Llama.
-
-    Raises:
-        ConfigError: the shape has norms on queries and keys; or the setup has adapters.
-    """
+    """Build a model of a shape with random weights, as Qwen2 or Llama."""
     from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
     if shape.qk_norm != "none":
         raise ConfigError(f"no random model of the shape {shape.name}", "give the model itself")
-    sizes = {
-        "vocab_size": shape.vocab,
-        "hidden_size": shape.hidden,
-        "intermediate_size": shape.intermediate,
-        "num_hidden_layers": shape.layers,
-        "num_attention_heads": shape.heads,
-        "num_key_value_heads": shape.kv_heads,
-        "head_dim": shape.head_dim,
-        "tie_word_embeddings": shape.tied,
-        "max_position_embeddings": max(4096, setup.seq_len),
-        "pad_token_id": None,
-        "bos_token_id": None,
-        "eos_token_id": 0,
-    }
-    config = Qwen2Config(**sizes) if shape.qkv_bias and not shape.output_bias else LlamaConfig(**sizes)
+    config = (Qwen2Config if shape.qkv_bias and not shape.output_bias else LlamaConfig)(
+        vocab_size=shape.vocab,
+        hidden_size=shape.hidden,
+        intermediate_size=shape.intermediate,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        tie_word_embeddings=shape.tied,
+        max_position_embeddings=max(4096, setup.seq_len),
+        pad_token_id=None,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=_dtype(setup))
 
 
-def measure_memory(
-    model: torch.nn.Module, setup: StepSetup, *, seed: int = 0, limit: int | None = None
-) -> MemoryMeasurement:
+def measure_memory(model: torch.nn.Module, setup: StepSetup, *, limit: int | None = None) -> MemoryMeasurement:
     """Measure one training step on random tokens, with AdamW, on the model's device.
 
-    The weights, in the dtype of ``setup.precision``, are counted in and changed.
-
-    Raises:
-        MemoryLimitError: on the CPU, more than ``limit`` bytes would be alive, weights included.
-        ConfigError: the model's dtype is not that of the setup, or an adapter is asked for.
-        torch.OutOfMemoryError: on a GPU that is too small.
+    The weights, in the dtype of ``setup.precision``, are counted in and changed. Raises MemoryLimitError (on the CPU,
+    for more than ``limit`` bytes) or torch.OutOfMemoryError where memory is too small, and ConfigError for a model of
+    another dtype and for an adapter.
     """
     if setup.adapter != "none":
         raise ConfigError(f"no measurement with the adapter {setup.adapter!r}", "wrap the model and train it")
-    if next(model.parameters()).dtype != _dtype(setup):
-        raise ConfigError(
-            f"the weights are {next(model.parameters()).dtype}, precision {setup.precision} has {_dtype(setup)}",
-            "load the model with that dtype",
-        )
-    device = next(model.parameters()).device
-    _set_checkpointing(model, setup.gradient_checkpointing)
+    device, dtype = next(model.parameters()).device, next(model.parameters()).dtype
+    if dtype != _dtype(setup):
+        problem = f"the weights are {dtype}, precision {setup.precision} has {_dtype(setup)}"
+        raise ConfigError(problem, "load the model with that dtype")
+    if setup.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-    generator = torch.Generator().manual_seed(seed)
-    vocab = model.get_output_embeddings().weight.shape[0]
-    ids, labels = (
-        torch.randint(0, vocab, (setup.micro_batch_size, setup.seq_len), generator=generator).to(device) for _ in "il"
-    )
-
+    generator = torch.Generator().manual_seed(0)
+    vocab, size = model.get_output_embeddings().weight.shape[0], (setup.micro_batch_size, setup.seq_len)
+    ids, labels = (torch.randint(0, vocab, size, generator=generator).to(device) for _ in range(2))
     weights = _bytes_of(model.parameters())
     with measured(device, limit=None if limit is None else max(limit - weights, 0)) as meter:
         # A first update at the smallest size makes the optimizer's states: later steps find them there.
@@ -164,7 +211,8 @@ def measure_memory(
         update = meter.peak
         states = _bytes_of(v for s in optimizer.state.values() for v in s.values() if v.numel() > 1)
         optimizer.zero_grad(set_to_none=True)
-    _set_checkpointing(model, False)
+    if setup.gradient_checkpointing:
+        model.gradient_checkpointing_disable()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     peaks = (peak + outside for peak in (forward, backward, update))
     return MemoryMeasurement(name, weights, gradients, states, *peaks)
@@ -198,10 +246,3 @@ def _dtype(setup: StepSetup) -> torch.dtype:
 
 def _bytes_of(tensors: Any) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
-
-
-def _set_checkpointing(model: torch.nn.Module, on: bool) -> None:
-    if on:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    elif getattr(model, "is_gradient_checkpointing", False):
-        model.gradient_checkpointing_disable()

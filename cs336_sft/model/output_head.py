@@ -1,16 +1,13 @@
-"""The output head of a causal language model, taken apart: what goes into it, and what happens to its logits.
+"""The output head of a causal language model, taken apart: ``logits = after(hidden @ weight.T + bias)``.
 
-A model ends in ``logits = after(hidden @ weight.T + bias)``, where ``after`` is nothing in most families, a factor in
-some (Granite, Cohere), and a soft cap in others (Gemma 2: ``cap * tanh(z / cap)``). ``after`` is read from the model's
-configuration, by the table below; an architecture that is not in the table is refused. For ``hidden`` the model's own
-forward runs, with the head replaced by one that keeps its input.
+``after`` is nothing in most families, a factor in some and a soft cap in others; unknown architectures are refused.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,18 +16,12 @@ from torch import nn
 
 from cs336_sft.errors import ConfigError, DataError
 
+_CAPPED = ("gemma2", "gemma3_text", "gemma4_text", "nanochat", "vaultgemma")
 # model_type -> what it does to its logits, and the field of its configuration that says by how much.
 _AFTER = {
-    "cohere": ("multiply", "logit_scale"),
-    "cohere2": ("multiply", "logit_scale"),
-    "gemma2": ("cap", "final_logit_softcapping"),
-    "gemma3_text": ("cap", "final_logit_softcapping"),
-    "gemma4_text": ("cap", "final_logit_softcapping"),
-    "granite": ("divide", "logits_scaling"),
-    "granitemoe": ("divide", "logits_scaling"),
-    "granitemoeshared": ("divide", "logits_scaling"),
-    "nanochat": ("cap", "final_logit_softcapping"),
-    "vaultgemma": ("cap", "final_logit_softcapping"),
+    **dict.fromkeys(_CAPPED, ("cap", "final_logit_softcapping")),
+    **dict.fromkeys(("cohere", "cohere2"), ("multiply", "logit_scale")),
+    **dict.fromkeys(("granite", "granitemoe", "granitemoeshared"), ("divide", "logits_scaling")),
 }
 # Architectures whose logits are what the head gives; read in the code of transformers 5.19, and tested.
 _PLAIN = frozenset(
@@ -58,18 +49,8 @@ class OutputHead:
         plain = isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
         return plain and not (module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
-    def autocasting(self, device: torch.device) -> torch.autocast | nullcontext:
-        """Enter the autocast state that the model ran its head in."""
-        if self.autocast is None:
-            return torch.autocast(device.type, enabled=False)
-        return torch.autocast(device.type, dtype=self.autocast)
-
     def after(self, logits: torch.Tensor) -> torch.Tensor:
-        """Do what the model does to the module's output.
-
-        >>> OutputHead(nn.Identity(), scale=2.0, cap=30.0).after(torch.tensor([1.0, 1e6]))
-        tensor([ 1.9970, 30.0000])
-        """
+        """Do what the model does to the module's output."""
         if self.scale != 1.0:
             logits = logits * self.scale
         return logits if self.cap is None else torch.tanh(logits / self.cap) * self.cap
@@ -77,7 +58,7 @@ class OutputHead:
 
 def find_head_module(model: nn.Module) -> nn.Module | None:
     """Return the module that makes the logits, or None for a model that names none."""
-    get = getattr(_unwrapped(model), "get_output_embeddings", None)
+    get = getattr(unwrapped(model), "get_output_embeddings", None)
     return get() if get else None
 
 
@@ -85,12 +66,9 @@ def run_to_head(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tens
     """Run a model's forward up to its output head, whose logits are never made.
 
     The model may be wrapped by PEFT, DistributedDataParallel or torch.compile. ``inputs`` are its forward's, such as
-    ``input_ids [B, T]``: they are checked where they are and then moved to the model, so ids on the CPU cost no waiting
-    for a GPU. Returns the hidden states ``[B, T, H]`` that go into the head, with their graph, and the head.
-
-    Raises:
-        ConfigError: the model names no head, calls it in another way than once, or its architecture is not known.
-        DataError: an id outside of the vocabulary.
+    ``input_ids [B, T]``. Returns the hidden states ``[B, T, H]`` that go into the head, with their graph, and the head.
+    Raises ConfigError: the model names no head, calls it in another way than once, or its architecture is not known.
+    Raises DataError: an id outside of the vocabulary.
 
     >>> from transformers import LlamaConfig, LlamaForCausalLM
     >>> sizes = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
@@ -99,12 +77,13 @@ def run_to_head(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tens
     >>> hidden.shape, torch.equal(head.module(hidden), model(torch.tensor([[1, 2, 3]])).logits)
     (torch.Size([1, 3, 8]), True)
     """
-    bare = _bare(model)
+    bare = unwrapped(model)
+    bare = bare.get_base_model() if hasattr(bare, "get_base_model") else bare  # below PEFT's wrapper, too
     module = find_head_module(model)
     if module is None:
         raise ConfigError(f"{type(bare).__name__} has no get_output_embeddings", "use a causal language model")
     scale, cap = _after(bare)
-    _check_ids(bare, inputs.get("input_ids"))
+    _check_ids(bare, inputs.get("input_ids"))  # before they move: ids on the CPU cost no waiting for a GPU
     device = next(bare.parameters()).device
     inputs = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
     if "use_cache" in inspect.signature(type(bare).forward).parameters:
@@ -112,17 +91,13 @@ def run_to_head(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tens
     with _kept_input(module) as calls:
         getattr(model, "_orig_mod", model)(**inputs)  # a compiled model would trace the replacement into its graph
     if len(calls) != 1:
-        raise ConfigError(
-            f"{type(bare).__name__} called its output head {len(calls)} times in one forward",
-            "use a model that computes its logits by calling get_output_embeddings() once",
-        )
+        problem = f"{type(bare).__name__} called its output head {len(calls)} times in one forward"
+        raise ConfigError(problem, "use a model that computes its logits by calling get_output_embeddings() once")
     [(hidden, autocast)] = calls
     ids = inputs.get("input_ids")
     if ids is not None and hidden.shape[:-1] != ids.shape:
-        raise ConfigError(
-            f"{type(bare).__name__} has {tuple(hidden.shape[:-1])} positions for ids {tuple(ids.shape)}",
-            "use a model without prompt tuning, which gives each input position one hidden state",
-        )
+        problem = f"{type(bare).__name__} has {tuple(hidden.shape[:-1])} positions for ids {tuple(ids.shape)}"
+        raise ConfigError(problem, "use a model without prompt tuning, which gives each position one hidden state")
     return hidden, OutputHead(module, scale, cap, autocast)
 
 
@@ -133,10 +108,8 @@ def _after(model: nn.Module) -> tuple[float, float | None]:
     own = not str(type(model).forward.__module__).startswith("transformers.")
     if own or kind not in KNOWN_ARCHITECTURES:
         what = f"with a forward of {type(model).forward.__module__}" if own else f"of the architecture {kind!r}"
-        raise ConfigError(
-            f"{type(model).__name__}, {what}: what it does to its logits is not known",
-            f"compute log-probabilities from its logits, or use one of {', '.join(KNOWN_ARCHITECTURES)}",
-        )
+        problem = f"{type(model).__name__}, {what}: what it does to its logits is not known"
+        raise ConfigError(problem, f"compute from its logits, or use one of {', '.join(KNOWN_ARCHITECTURES)}")
     if kind in _PLAIN:
         return 1.0, None
     how, field = _AFTER[kind]
@@ -153,10 +126,8 @@ def _check_ids(model: nn.Module, ids: torch.Tensor | None) -> None:
         return
     low, high = torch.stack(ids.aminmax()).tolist()
     if low < 0 or high >= vocabulary:
-        raise DataError(
-            f"input_ids holds {low if low < 0 else high}, the model's vocabulary ends at {vocabulary - 1}",
-            "tokenize and pad with the tokenizer that belongs to the model",
-        )
+        problem = f"input_ids holds {low if low < 0 else high}, the model's vocabulary ends at {vocabulary - 1}"
+        raise DataError(problem, "tokenize and pad with the tokenizer that belongs to the model")
 
 
 @contextmanager
@@ -179,18 +150,12 @@ def _kept_input(module: nn.Module) -> Iterator[list[tuple[torch.Tensor, torch.dt
             module.forward = before
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
-    """Go inside torch.compile's and the data-parallel wrappers."""
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside torch.compile's and the data-parallel wrappers."""
     while True:
-        inner = getattr(model, "_orig_mod", None)
-        if inner is None and isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
-            inner = model.module
-        if inner is None:
+        if hasattr(model, "_orig_mod"):
+            model = model._orig_mod
+        elif isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            model = model.module
+        else:
             return model
-        model = inner
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    """Go below PEFT's wrapper too, to the model of transformers."""
-    inner = _unwrapped(model)
-    return inner.get_base_model() if hasattr(inner, "get_base_model") else inner

@@ -45,10 +45,9 @@ def blocks(n: int, size: int = 8192) -> list[slice]:
 
 
 def compiled_on_gpu(function: Callable, like: torch.Tensor, *, overwrites: bool = False) -> Callable:
-    """Compile a function of tensors into one kernel, for tensors on a GPU.
+    """Compile a function of tensors into one kernel, if ``like`` is on a GPU.
 
-    ``like`` is on the device that the function will compute on. One that ``overwrites`` works in place on its first
-    argument, which nobody reads afterwards.
+    One that ``overwrites`` works in place on its first argument, which nobody reads afterwards.
     """
     return _compile(function, overwrites) if like.is_cuda else function
 

@@ -1,7 +1,6 @@
-"""The sizes of a decoder-only transformer, read from a transformers configuration.
+"""The sizes of a decoder-only transformer that decide its memory, and the length of any model's context.
 
-``model_limits`` knows what any model can be given. ``ModelShape`` has the sizes that decide a model's memory, for what
-the course trains and its relatives; other architectures are refused rather than estimated wrongly.
+What the course does not train, or a relative of it, is refused rather than estimated wrongly.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cs336_sft.errors import ConfigError
-from cs336_sft.model.loading import looks_like_path, resolve_source
+from cs336_sft.model.loading import resolve_source
 
 # model_type -> (biases on q, k, v where the configuration does not say, norms on q and k)
 _FAMILIES: dict[str, tuple[bool, str]] = {
@@ -25,47 +24,24 @@ _FAMILIES: dict[str, tuple[bool, str]] = {
     "olmo2": (False, "full"),
 }
 
-
 # Names of the context's length, in the order of preference.
 _CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
 
 
-@dataclass(frozen=True)
-class ModelLimits:
-    """What a model can be given: positions (None: no limit is known) and ids below ``vocabulary``."""
-
-    context: int | None
-    vocabulary: int | None
-    width: int | None
-
-
-def model_limits(config: Any) -> ModelLimits:
-    """Read a model's limits from its configuration, whatever they are called there.
-
-    Where a configuration has several parts, its text part counts.
+def context_length(config: Any) -> int | None:
+    """Read how many positions a model has (None: no limit), whatever their name.
 
     >>> from transformers import GPT2Config, MptConfig
-    >>> model_limits(GPT2Config(n_positions=64)).context, model_limits(MptConfig(max_seq_len=32)).context
+    >>> context_length(GPT2Config(n_positions=64)), context_length(MptConfig(max_seq_len=32))
     (64, 32)
     """
-    get_text_config = getattr(config, "get_text_config", None)
-    config = get_text_config() if get_text_config else config
-
-    def first(*names: str) -> int | None:
-        values = (getattr(config, name, None) for name in names)
-        return next((value for value in values if isinstance(value, int) and value > 0), None)
-
-    return ModelLimits(first(*_CONTEXT), first("vocab_size"), first("hidden_size", "n_embd", "d_model"))
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    values = (getattr(config, name, None) for name in _CONTEXT)
+    return next((value for value in values if isinstance(value, int) and value > 0), None)
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """Sizes of a model, and what follows from them.
-
-    >>> known_shape("Qwen/Qwen2.5-1.5B").parameters
-    1543714304
-    """
-
     name: str
     hidden: int
     intermediate: int
@@ -82,12 +58,10 @@ class ModelShape:
 
     @property
     def q_width(self) -> int:
-        """Width of all queries together."""
         return self.heads * self.head_dim
 
     @property
     def kv_width(self) -> int:
-        """Width of all keys together, and of all values."""
         return self.kv_heads * self.head_dim
 
     @property
@@ -99,12 +73,10 @@ class ModelShape:
 
     @property
     def layer_matrices(self) -> int:
-        """Entries of all the layers' matrices."""
         return self.layers * sum(rows * columns for rows, columns in self.linear_shapes.values())
 
     @property
     def embedding(self) -> int:
-        """Entries of the embedding, and of the head."""
         return self.vocab * self.hidden
 
     @property
@@ -136,7 +108,11 @@ KNOWN_SHAPES = tuple(_KNOWN)
 
 
 def known_shape(name: str) -> ModelShape:
-    """Return the shape of one of ``KNOWN_SHAPES``, without its configuration."""
+    """Return the shape of one of ``KNOWN_SHAPES``.
+
+    >>> known_shape("Qwen/Qwen2.5-1.5B").parameters
+    1543714304
+    """
     if name not in _KNOWN:
         raise ConfigError(f"no shape is known for {name!r}", f"choose one of {', '.join(KNOWN_SHAPES)}")
     return _KNOWN[name]
@@ -145,8 +121,7 @@ def known_shape(name: str) -> ModelShape:
 def shape_from_config(config: Any, name: str | None = None) -> ModelShape:
     """Read the shape from a ``PretrainedConfig`` or the content of a ``config.json``.
 
-    Raises:
-        ConfigError: an architecture that the estimate does not cover, or a size that is missing.
+    Raises ConfigError: an architecture that the estimate does not cover, or a size that is missing.
 
     >>> sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4}
     >>> shape_from_config({"model_type": "llama", "vocab_size": 100, **sizes}).kv_heads
@@ -155,10 +130,8 @@ def shape_from_config(config: Any, name: str | None = None) -> ModelShape:
     values: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
     kind = values.get("model_type")
     if kind not in _FAMILIES:
-        raise ConfigError(
-            f"no memory estimate for the architecture {kind!r}",
-            f"measure it (--measure); estimates cover {', '.join(_FAMILIES)}",
-        )
+        problem = f"no memory estimate for the architecture {kind!r}"
+        raise ConfigError(problem, f"measure it (--measure); estimates cover {', '.join(_FAMILIES)}")
 
     def size(field: str) -> int:
         value = values.get(field)
@@ -195,12 +168,9 @@ _FETCHED = {
 
 
 def shape_of(source: str | Path) -> ModelShape:
-    """Return the shape of a folder, a hub name, ``embedded`` or a fetched model.
+    """Return the shape of a model folder, a known name or a fetched model.
 
-    The hub is asked only for a name that is none of ``KNOWN_SHAPES``, and only for the configuration.
-
-    Raises:
-        ConfigError: no such folder or name, or an architecture that the estimate does not cover.
+    Raises ConfigError: no such folder or name, or an architecture that the estimate does not cover.
 
     >>> shape_of("embedded").parameters
     2652288
@@ -208,22 +178,11 @@ def shape_of(source: str | Path) -> ModelShape:
     source = _FETCHED.get(source, source)
     if str(source) in _KNOWN:
         return known_shape(str(source))
-    source = resolve_source(source)
-    if isinstance(source, Path) or looks_like_path(source):
-        file = Path(source).expanduser() / "config.json"
-        if not file.is_file():
-            raise ConfigError(f"no config.json in {source}", "give a model folder, a hub name or a profile")
-        try:
-            return shape_from_config(json.loads(file.read_text(encoding="utf-8")), name=Path(source).name)
-        except json.JSONDecodeError as error:
-            raise ConfigError(f"{file}: {error}", "save the model again with save_pretrained") from error
-    from transformers import AutoConfig
-
+    file = Path(resolve_source(source)).expanduser() / "config.json"
+    if not file.is_file():
+        remedy = f"give a model folder, a profile, or one of {', '.join(KNOWN_SHAPES)}"
+        raise ConfigError(f"no config.json in {source}", remedy)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ConfigError(
-            f"no configuration of {source} ({reason})", f"give a folder, or one of {', '.join(KNOWN_SHAPES)}"
-        ) from error
-    return shape_from_config(config, name=source)
+        return shape_from_config(json.loads(file.read_text(encoding="utf-8")), name=file.parent.name)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{file}: {error}", "save the model again with save_pretrained") from error

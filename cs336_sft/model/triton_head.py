@@ -1,19 +1,13 @@
 """The chunked head as a Triton kernel: softmax inside the matrix product, so that no logit is written to memory.
 
-``chunked_head`` makes a chunk of logits and then passes over it several times; on a GPU these passes cost half as much
-as the products. Here one kernel multiplies a tile of hidden states with a tile of the weight and, while the float32
-logits are in registers, turns them into ``u = exp(z - z_label)``. Of each tile only ``u``, in bfloat16, and its row
-sums in float32 are written. With ``rest = sum_{v != label} u_v`` everything follows without another pass:
+One kernel multiplies a tile of hidden states with a tile of the weight and, while the float32 logits are in registers,
+turns them into ``u = exp(z - z_label)``. Only ``u``, in bfloat16, and its row sums in float32 are written. With
+``rest = sum_{v != label} u_v`` everything follows without another pass, and without cancellation:
 
     log p(label) = -log(1 + rest)        p_v = u_v / (1 + rest)        p_label - 1 = -rest / (1 + rest)
 
-None of the three cancels, however sure the model is. The denominator of a row is known only after its last tile, but
-it need not reach ``u``: dividing the rows of the other factor does the same, ``dW = u^T (hidden / (1 + rest))``. A
-label so unlikely that ``exp`` would overflow (log p below -30) gets another reference in the tile that shows it, and
-its row is brought to one reference afterwards.
-
-``usable_tiles`` says whether the kernel can run, after one trial a device; ``CS336_TRITON=0`` switches it off. Its
-numbers are tested on the CPU, through Triton's interpreter, and on a GPU against ``chunked_head``.
+The denominator need not reach ``u``: ``dW = u^T (hidden / (1 + rest))``. A label so unlikely that ``exp`` would
+overflow (log p below -30) gets another reference in the tile that shows it; its row is brought to one afterwards.
 """
 
 from __future__ import annotations
@@ -22,17 +16,16 @@ import logging
 import os
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 
 import torch
 
 from cs336_sft.model.products import add_product, blocks, compiled_on_gpu, product
 
-if find_spec("triton"):
+try:
     import triton
     import triton.language as tl
-    from triton.tools.tensor_descriptor import TensorDescriptor
-else:  # the functions below are then never called, but must be there to be imported
+    from triton.tools.tensor_descriptor import TensorDescriptor  # which the Triton of torch 2.6 does not have
+except ImportError:  # the functions below are then never called, but must be there to be imported
     triton = tl = TensorDescriptor = None
 
 LOG = logging.getLogger(__name__)
@@ -55,13 +48,9 @@ class Tiles:
         return 2 * self.stages * (self.rows + self.columns) * self.depth + self.rows * self.columns + 1024
 
 
-# Compiled for each architecture with Triton 3.9: the large tiles need 180,760 bytes on sm_90, which has 232,448, and
-# 132,112 on sm_120, which has 101,376; on sm_80 to sm_89 they spill registers. The small ones need 82,960 on sm_120,
-# 32,768 on sm_80 to sm_89, and spill nowhere.
+# With Triton 3.9 the large tiles need 180,760 bytes on sm_90, which has 232,448, and 132,112 on sm_120, which has
+# 101,376; on sm_80 to sm_89 they spill registers. The small ones need at most 82,960, and spill nowhere.
 LARGE, SMALL = Tiles(), Tiles(columns=128)
-
-
-# --- whether and how it runs ------------------------------------------------------------------------------------------
 
 
 def usable_tiles(hidden: torch.Tensor, weight: torch.Tensor) -> Tiles | None:
@@ -85,18 +74,17 @@ def _tried_tiles(device: torch.device, width: int) -> Tiles | None:
     """Try the kernels on a small problem, and log once where they fail."""
     memory = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
     tiles = tiles_for(torch.cuda.get_device_capability(device), memory)
-    if tiles is None:
-        return None
     try:
-        with torch.random.fork_rng([device]):
-            _try_out(device, width, tiles)
+        if tiles is not None:
+            with torch.random.fork_rng([device]):
+                _try_out(device, width, tiles)
+        return tiles
     except torch.OutOfMemoryError:
         raise
     except Exception as error:  # what a compiler or a driver raises has no common type
         name, reason = torch.cuda.get_device_name(device), (str(error).strip() or type(error).__name__).splitlines()[0]
         LOG.warning("the Triton kernel does not run on %s (%s): the chunked head is used instead", name, reason)
         return None
-    return tiles
 
 
 def _try_out(device: torch.device, width: int, tiles: Tiles) -> None:
@@ -109,9 +97,6 @@ def _try_out(device: torch.device, width: int, tiles: Tiles) -> None:
     worst = (found - expected).abs().max().item()
     if not worst < 0.01:
         raise RuntimeError(f"its log-probabilities are off by {worst:.2g} nats")
-
-
-# --- the kernel, called -----------------------------------------------------------------------------------------------
 
 
 def label_logits(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
@@ -140,6 +125,7 @@ def exp_logits(
     target, block = (hidden, tiles.depth) if out is None else (out, tiles.columns // 2)
     at_once = torch.cuda.get_device_properties(hidden.device).multi_processor_count if hidden.is_cuda else 3
     programs = min(at_once, triton.cdiv(n_rows, tiles.rows) * n_tiles)
+    sizes = (n_rows, n_columns, scale, hidden.shape[1], tiles.rows, tiles.columns, tiles.depth, programs)
     _exp_logits_kernel[(programs,)](
         TensorDescriptor.from_tensor(hidden, [tiles.rows, tiles.depth]),
         TensorDescriptor.from_tensor(weight, [tiles.columns, tiles.depth]),
@@ -147,14 +133,7 @@ def exp_logits(
         reference,
         labels,
         sums,
-        n_rows,
-        n_columns,
-        scale,
-        hidden.shape[1],
-        tiles.rows,
-        tiles.columns,
-        tiles.depth,
-        programs,
+        *sizes,
         STORE=out is not None,
         num_stages=tiles.stages,
         num_warps=tiles.warps,
@@ -164,10 +143,9 @@ def exp_logits(
 
 def row_statistics(sums: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Compute ``(shift, rest, total, log_probs, entropy)``, ``[N]`` each."""
-    # The row's reference beyond the label's logit (0 but for very unlikely labels); relative to it `rest` is the sum
-    # over the other tokens and `total` that over all.
+    # Relative to `shift`, `rest` is the sum over the other tokens and `total` that over all.
     shifts, totals, weighted_sums = sums  # [tiles, N] each
-    shift = shifts.amax(dim=0)
+    shift = shifts.amax(dim=0)  # the row's reference beyond the label's logit: 0 but for very unlikely labels
     down = shifts - shift  # at most 0
     fraction = down.exp()
     rest = (totals * fraction).sum(dim=0)

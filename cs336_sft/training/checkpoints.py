@@ -1,7 +1,6 @@
 """Checkpoints: trained weights and optimizer state as safetensors, the rest as JSON, so that nothing can run code.
 
-A checkpoint is complete if it has its final name and agrees with its manifest of SHA-256 sums. Random states are not
-needed, because the loop derives them from the step.
+A complete one has its final name and agrees with its SHA-256 sums. The loop derives random states from the step.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A complete checkpoint on disk."""
-
     path: Path  # its folder
     step: int  # the last finished optimizer step
     weights: str  # `fingerprint_weights` of the model at that step
@@ -66,9 +63,7 @@ def save_checkpoint(
 
 def list_checkpoints(folder: Path) -> Iterator[Checkpoint]:
     """Yield the complete checkpoints, newest first, and report damaged ones."""
-    for path in sorted(folder.glob("step-*"), reverse=True):
-        if path.suffix == ".tmp":
-            continue
+    for path in sorted(folder.glob("step-????????"), reverse=True):  # without leftovers, which end in .tmp
         if damage := _damage(path):
             _log.warning("%s: %s; using an older checkpoint", path, damage)
         else:
@@ -76,17 +71,14 @@ def list_checkpoints(folder: Path) -> Iterator[Checkpoint]:
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest complete checkpoint, or None."""
     return next(list_checkpoints(folder), None)
 
 
 def load_weights(checkpoint: Checkpoint, model: torch.nn.Module) -> None:
-    """Copy a checkpoint's weights into the model (see ``load_trained``)."""
     load_trained(checkpoint.path / "model.safetensors", model)
 
 
 def save_trained(model: torch.nn.Module, path: Path) -> None:
-    """Write the parameters that are trained."""
     save_file({name: tensor.contiguous() for name, tensor in _trained(model).items()}, path)
 
 
@@ -126,7 +118,6 @@ def fingerprint_weights(model: torch.nn.Module) -> str:
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    # The trained parameters by name, sharing memory with the model.
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
@@ -135,10 +126,8 @@ def _damage(path: Path) -> str | None:
         sums = read_json(path / "manifest.json")
     except RunDirectoryError as error:
         return error.problem
-    for name, expected in sums.items():
-        if not (path / name).is_file() or _file_hash(path / name) != expected:
-            return f"{name} is not what was written"
-    return None
+    changed = (n for n, expected in sums.items() if not (path / n).is_file() or _file_hash(path / n) != expected)
+    return next((f"{name} is not what was written" for name in changed), None)
 
 
 def _file_hash(path: Path) -> str:

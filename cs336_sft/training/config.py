@@ -27,55 +27,34 @@ WeightsDtype = Literal["float32", "bfloat16"]
 class SFTConfig:
     """Settings of SFT. With the examples and the starting weights they determine every number of a run.
 
-    Attributes:
-        learning_rate: peak learning rate of AdamW.
-        epochs: passes over the examples.
-        max_steps: optimizer steps; replaces ``epochs`` if given.
-        batch_size: sequences in an optimizer step, over all processes.
-        micro_batch_size: sequences that go through the model at once, at most; None: the whole batch.
-        warmup: steps of warm-up (int), or their fraction of the run (float below 1).
-        schedule: learning rate after the warm-up: ``"constant"``, ``"cosine"`` or ``"linear"`` (to 0).
-        weight_decay: AdamW's, applied to matrices only (not to biases and norms).
-        betas: AdamW's.
-        max_grad_norm: larger gradients are scaled down to this norm; None: no clipping.
-        seed: seeds data order and dropout.
-        mixed_precision: ``"bf16"`` computes in bfloat16 under autocast; weights and AdamW's states stay float32.
-        weights_dtype: of trained weights, gradients and AdamW's averages; ``"bfloat16"`` loses small updates.
-        normalization: ``"tokens"``: mean over the step's target tokens; ``"handout"``: CS336's (see ``losses``).
-        normalize_constant: divisor of the handout's normalization.
-        eval_every: evaluate every so many steps, at ``"log"``-spaced ones (1, 2, 4, ...), or at the steps of a tuple;
-            before the first and after the last step in any case. None: only then.
-        checkpoint_every: save a checkpoint every so many steps, or every ``"epoch"``; after the last in any case.
-        keep_checkpoints: how many of the newest checkpoints to keep; None: all.
-        gradient_checkpointing: recompute activations in the backward pass: less memory, about a third more time.
-        progress: show a progress bar.
-
     >>> SFTConfig(batch_size=0)
     Traceback (most recent call last):
     ...
     cs336_sft.errors.ConfigError: SFTConfig.batch_size is 0. Remedy: give a whole number of at least 1.
     """
 
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-4  # the peak
     epochs: int = 3
-    max_steps: int | None = None
-    batch_size: int = 8
-    micro_batch_size: int | None = None
-    warmup: int | float = 0
-    schedule: Schedule = "constant"
-    weight_decay: float = 0.0
-    betas: tuple[float, float] = (0.9, 0.95)
-    max_grad_norm: float | None = 1.0
-    seed: int = 0
-    mixed_precision: MixedPrecision = "no"
-    weights_dtype: WeightsDtype = "float32"
-    normalization: Normalization = "tokens"
-    normalize_constant: float = 1.0
-    eval_every: Cadence = "log"
-    checkpoint_every: int | Literal["epoch"] = "epoch"
-    keep_checkpoints: int | None = 2
-    gradient_checkpointing: bool = False
-    progress: bool = True
+    max_steps: int | None = None  # optimizer steps, in place of epochs
+    batch_size: int = 8  # sequences in an optimizer step, over all processes
+    micro_batch_size: int | None = None  # sequences that go through the model at once, at most; None: the whole batch
+    warmup: int | float = 0  # steps (int), or a fraction of the run (float below 1)
+    schedule: Schedule = "constant"  # of the learning rate after the warm-up; the others fall to 0
+    weight_decay: float = 0.0  # of AdamW, for matrices only
+    betas: tuple[float, float] = (0.9, 0.95)  # of AdamW
+    max_grad_norm: float | None = 1.0  # larger gradients are scaled down to this norm
+    seed: int = 0  # of data order and dropout
+    mixed_precision: MixedPrecision = "no"  # "bf16": bfloat16 under autocast; weights and AdamW's states stay float32
+    weights_dtype: WeightsDtype = "float32"  # of weights, gradients and AdamW's states; "bfloat16" loses small updates
+    normalization: Normalization = "tokens"  # mean over the step's target tokens, or CS336's (see `losses`)
+    normalize_constant: float = 1.0  # divisor of the handout's normalization
+    eval_every: Cadence = (
+        "log"  # in steps, at those of a tuple, or 1, 2, 4, ...; always before the first, after the last
+    )
+    checkpoint_every: int | Literal["epoch"] = "epoch"  # in steps; always after the last
+    keep_checkpoints: int | None = 2  # the newest; None: all
+    gradient_checkpointing: bool = False  # recompute activations in the backward: less memory, a third more time
+    progress: bool = True  # show a progress bar
 
     def __post_init__(self) -> None:
         check_counts(self, "epochs", "batch_size")

@@ -1,7 +1,6 @@
 """Where a run computes: in one process, or in several that share each optimizer step.
 
-The training loop asks a ``SingleProcess`` for what several processes do differently (``DataParallel``, and in ``fsdp``
-``FullySharded``): each takes a part of a step's examples, and they exchange gradients once, in the last backward pass.
+The training loop asks a ``SingleProcess`` for what several (``DataParallel``, ``fsdp.FullySharded``) do differently.
 """
 
 from __future__ import annotations
@@ -18,6 +17,8 @@ from cs336_sft.records import Batch, Example
 from cs336_sft.tokenization import collate
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.utils import distributed as processes
+
+Trained = tuple[torch.nn.Module, torch.optim.AdamW]
 
 
 class SingleProcess:
@@ -52,9 +53,7 @@ class SingleProcess:
     def wait(self) -> None:
         """Wait until every process is here."""
 
-    def wrap(
-        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
-    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+    def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         """Return the model and the optimizer to train with."""
         return model, optimizer
 
@@ -70,7 +69,7 @@ class SingleProcess:
 
 
 class DataParallel(SingleProcess):
-    """Several processes, each with the whole model (DDP)."""
+    """Several processes, each with the whole model (DDP) and its part of a step's examples."""
 
     def in_turn(self, model: torch.nn.Module, microbatches: Sequence[Batch]) -> Iterator[Batch]:
         """Yield the microbatches, and exchange gradients in the last one."""
@@ -87,9 +86,7 @@ class DataParallel(SingleProcess):
     def wait(self) -> None:
         processes.gather(None)
 
-    def wrap(
-        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
-    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+    def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         devices = [self.device] if self.device.type == "cuda" else None
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices), optimizer
 

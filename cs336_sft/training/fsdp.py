@@ -1,8 +1,6 @@
 """Fully sharded training (FSDP2): every process holds a part of the weights, gradients and optimizer states.
 
-A sharded copy of the model is trained. The caller's model stays whole and waits on the CPU; ``collect`` brings weights
-and optimizer states back into it, so that code that reads or writes a model need not know of sharding. The price is the
-whole model in each process's CPU memory, and on its device while it generates.
+A sharded copy is trained. The caller's model stays whole on the CPU, and ``collect`` brings the weights back into it.
 """
 
 from __future__ import annotations
@@ -21,23 +19,20 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from cs336_sft.errors import ConfigError
 from cs336_sft.records import Batch
 from cs336_sft.training.config import SFTConfig
-from cs336_sft.training.distributed import DataParallel, idle_batch
+from cs336_sft.training.distributed import DataParallel, Trained, idle_batch
 from cs336_sft.training.step import make_optimizer
 from cs336_sft.utils import distributed as processes
 
 
 def is_requested() -> bool:
     """Return whether ``accelerate launch`` asks for FSDP2."""
-
-    def is_on(name: str) -> bool:
-        return os.environ.get(name, "false").lower() in ("1", "true")
-
-    sharded, version = is_on("ACCELERATE_USE_FSDP"), os.environ.get("FSDP_VERSION", "1")
-    other = [name for name in ("DEEPSPEED", "MEGATRON_LM") if is_on(f"ACCELERATE_USE_{name}")]
-    if other or (sharded and version != "2"):
-        problem = f"accelerate was launched with {other[0] if other else f'FSDP version {version}'}"
+    kinds = ("DEEPSPEED", "MEGATRON_LM", "FSDP")
+    used = [kind for kind in kinds if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("1", "true")]
+    version = os.environ.get("FSDP_VERSION", "1")
+    if used and (used != ["FSDP"] or version != "2"):
+        problem = f"accelerate was launched with {f'FSDP version {version}' if used == ['FSDP'] else used[0]}"
         raise ConfigError(problem, "launch it with --fsdp_version 2 or plain data parallelism: see recipes/accelerate")
-    return sharded
+    return bool(used)
 
 
 class FullySharded(DataParallel):
@@ -45,9 +40,7 @@ class FullySharded(DataParallel):
 
     saves_alone = False  # all processes must collect the shards
 
-    def wrap(
-        self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig
-    ) -> tuple[torch.nn.Module, torch.optim.AdamW]:
+    def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         """Return a sharded copy of the model, and an optimizer of it with the same states."""
         self._model, self._optimizer = model, optimizer
         self._sharded_model = copy.deepcopy(model)

@@ -1,8 +1,4 @@
-"""Supervised fine-tuning: ``train_sft`` turns examples into a fine-tuned model and a run directory.
-
-The loop evaluates, makes an optimizer step, logs it, and saves checkpoints. ``step`` has the step itself; ``session``
-opens and resumes runs; ``distributed`` and ``fsdp`` do what several processes need.
-"""
+"""Supervised fine-tuning: ``train_sft`` evaluates, makes an optimizer step, logs it, and saves checkpoints."""
 
 from __future__ import annotations
 
@@ -21,12 +17,11 @@ from cs336_sft.errors import ConfigError
 from cs336_sft.records import Example
 from cs336_sft.tokenization import padding_id
 from cs336_sft.training import schedules
-from cs336_sft.training.checks import check_examples
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.result import TrainingResult, load_result
 from cs336_sft.training.run_directory import RunDirectory
 from cs336_sft.training.session import Session, open_session
-from cs336_sft.training.setup import check_saving
+from cs336_sft.training.setup import check_examples, check_saving
 from cs336_sft.training.step import make_microbatches, optimizer_step
 from cs336_sft.utils.files import plain
 
@@ -52,11 +47,8 @@ def train_sft(
     ``evaluator(step)`` returns flat metrics; it is called at the steps of ``config.eval_every``, with the model in
     evaluation mode, in every process. ``evaluation`` describes it: a run can't be resumed with another description.
     Without ``keep_weights`` a checkpoint is written only when the run is interrupted, and no final model.
-
-    Raises:
-        RunDirectoryError: the directory is another run's (the message names the fields), in use, or damaged.
-        DataError, ContextLengthError, ConfigError: examples, model and configuration do not go together.
-        NonFiniteLossError: loss or gradient became nan or infinite; ``nonfinite.json`` holds the batch.
+    Raises RunDirectoryError (the directory is another run's, in use, or damaged), DataError, ContextLengthError or
+    ConfigError (examples, model and configuration do not go together), or NonFiniteLossError.
     """
     examples = tuple(examples)
     check_examples(examples, model)
@@ -77,7 +69,9 @@ def train_sft(
         if session.finished:
             return load_result(run.path)
         done = session.first_step - 1
-        with _progress_bar(total, done, shown=config.progress and session.group.is_main) as bar:
+        # disable=None: off if stderr is no terminal (a log file, CI); a notebook shows it all the same.
+        hidden = None if config.progress and session.group.is_main else True
+        with tqdm(total=total, initial=done, desc="SFT", unit="step", disable=hidden) as bar:
             for step in range(done, total + 1):  # the first round only evaluates: step 0, or the checkpoint's
                 epoch = step / steps_per_epoch
                 if step > done:
@@ -132,8 +126,3 @@ def _evaluate(session: Session, evaluator: Evaluator, step: int, epoch: float) -
         raise ConfigError(f"the evaluator returned a metric called {taken[0]!r}", "give it another name")
     seconds = time.perf_counter() - began
     session.log_evaluation({"step": step, "epoch": epoch, **metrics, "seconds": seconds})
-
-
-def _progress_bar(total: int, done: int, *, shown: bool) -> tqdm:
-    # disable=None: off if stderr is no terminal (a log file, CI); a notebook shows it all the same.
-    return tqdm(total=total, initial=done, desc="SFT", unit="step", disable=None if shown else True)

@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 class TrainingResult:
     """The outcome of ``train_sft``.
 
-    ``metrics`` has a record for each step: ``step``, ``epoch``, ``loss`` (mean NLL of the step's target tokens, nats),
-    ``lr``, ``grad_norm`` (before clipping), ``clipped`` (0 or 1), ``clipped_share`` (fraction of the steps so far),
-    ``target_tokens``, ``tokens`` (prompt and response), ``seconds``, ``tokens_per_second``. ``evaluations`` has
-    ``step``, ``epoch``, the evaluator's metrics (None for nan and infinities) and ``seconds``.
+    ``metrics`` has a record for each step: ``step``, ``epoch``, ``loss`` (mean NLL of its target tokens, nats), ``lr``,
+    ``grad_norm`` (before clipping), ``clipped``, ``clipped_share`` (of the steps so far), ``target_tokens``,
+    ``tokens``, ``seconds``, ``tokens_per_second``; ``evaluations`` has the evaluator's (None for nan and infinities).
     """
 
     run_dir: Path
@@ -42,14 +41,12 @@ class TrainingResult:
         if not having:
             names = sorted({name for record in self.evaluations for name in record}) or ["nothing: there are none"]
             raise ConfigError(f"no evaluation has a value of {metric!r}", f"choose from {', '.join(names)}")
-        return max(having, key=lambda record: record[metric])  # the first of equals
+        return max(having, key=lambda record: record[metric])
 
     def metrics_frame(self) -> pandas.DataFrame:
-        """Return ``metrics`` as a table indexed by step."""
         return _frame(self.metrics)
 
     def evaluations_frame(self) -> pandas.DataFrame:
-        """Return ``evaluations`` as a table indexed by step."""
         return _frame(self.evaluations)
 
 
@@ -60,13 +57,8 @@ def load_result(run_dir: str | Path) -> TrainingResult:
         raise RunDirectoryError(f"{run.path}: is not a run (no config.json)", "give the directory of a run")
     steps = tuple(run.metrics.read())
     finished = run.result.exists()
-    return TrainingResult(
-        run_dir=run.path,
-        steps=read_json(run.result)["steps"] if finished else len(steps),
-        interrupted=not finished,
-        metrics=steps,
-        evaluations=tuple(run.evaluations.read()),
-    )
+    count = read_json(run.result)["steps"] if finished else len(steps)
+    return TrainingResult(run.path, count, not finished, steps, tuple(run.evaluations.read()))
 
 
 def without_wall_clock(records: Iterable[JSONDict]) -> list[JSONDict]:

@@ -1,4 +1,4 @@
-"""The directory of a run: its input, its output, and what it needs to continue after a crash.
+"""The directory of a run.
 
 config.json, versions.json                   settings and fingerprints; packages and device of every session
 metrics.jsonl/.csv, evaluations.jsonl/.csv   a record for each optimizer step and for each evaluation
@@ -13,7 +13,6 @@ import os
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,10 @@ from filelock import FileLock, Timeout
 from cs336_sft.errors import RunDirectoryError
 from cs336_sft.utils.files import JSONDict, JsonLines, read_json, write_csv, write_json
 
-_OURS = {"run.lock", "run.owner.json", "versions.json", "generations", "checkpoints", "best"}
+_OURS = {"run.lock", "run.owner", "versions.json", "generations", "checkpoints", "best"}
 
 
 class RunDirectory:
-    """Paths and files of one run."""
-
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.metrics = JsonLines(self.path / "metrics.jsonl")
@@ -51,20 +48,19 @@ class RunDirectory:
             problem = f"{self.path}: is not a run (no config.json), but holds {sorted(strangers)[0]!r}"
             raise RunDirectoryError(problem, "choose a new or empty run directory")
         self.path.mkdir(parents=True, exist_ok=True)
-        owner_path = self.path / "run.owner.json"
-        lock = FileLock(self.path / "run.lock")
+        lock, owner = FileLock(self.path / "run.lock"), self.path / "run.owner"
         try:
             lock.acquire(timeout=0)
         except Timeout:
+            name = owner.read_text() if owner.exists() else "another process"
             remedy = "wait for that run, stop it, or choose another run directory"
-            raise RunDirectoryError(f"{self.path}: in use by {_read_owner(owner_path)}", remedy) from None
+            raise RunDirectoryError(f"{self.path}: in use by {name}", remedy) from None
         try:
-            since = datetime.now(UTC).isoformat("T", "seconds")
-            write_json(owner_path, {"pid": os.getpid(), "host": socket.gethostname(), "since": since})
+            owner.write_text(f"process {os.getpid()} on {socket.gethostname()}")
             self.generations.mkdir(exist_ok=True)
             yield
         finally:
-            owner_path.unlink(missing_ok=True)
+            owner.unlink(missing_ok=True)
             lock.release()
 
     def check_config(self, config: Mapping[str, Any], free: Iterable[str] = ()) -> JSONDict:
@@ -75,14 +71,9 @@ class RunDirectory:
         path = self.path / "config.json"
         config = json.loads(json.dumps(config))  # tuples become lists, as they will be when read back
         stored = read_json(path) if path.exists() else config
-        changes = {
-            name: [stored.get(name), config.get(name)]
-            for name in sorted({*stored, *config})
-            if stored.get(name) != config.get(name)
-        }
-        refused = [
-            f"{name} was {_brief(old)}, now {_brief(new)}" for name, (old, new) in changes.items() if name not in free
-        ]
+        changed = [name for name in sorted({*stored, *config}) if stored.get(name) != config.get(name)]
+        changes = {name: [stored.get(name), config.get(name)] for name in changed}
+        refused = [f"{n} was {_brief(old)}, now {_brief(new)}" for n, (old, new) in changes.items() if n not in free]
         if refused:
             problem = f"{self.path}: made with another configuration: {'; '.join(refused)}"
             raise RunDirectoryError(problem, "choose another run directory, or go on with the stored configuration")
@@ -90,13 +81,11 @@ class RunDirectory:
         return changes
 
     def add_session(self, facts: Mapping[str, Any]) -> None:
-        """Append a session to ``versions.json``."""
         path = self.path / "versions.json"
         sessions = read_json(path)["sessions"] if path.exists() else []
         write_json(path, {"sessions": [*sessions, dict(facts)]})
 
     def write_tables(self) -> None:
-        """Write the CSV files from the JSONL files."""
         for lines in (self.metrics, self.evaluations):
             write_csv(lines.path.with_suffix(".csv"), lines.read())
 
@@ -104,11 +93,3 @@ class RunDirectory:
 def _brief(value: Any) -> str:
     text = json.dumps(value)
     return text if len(text) <= 24 else f"{text[:19]}...{text[-1]}"
-
-
-def _read_owner(path: Path) -> str:
-    try:
-        owner = json.loads(path.read_bytes())
-        return f"process {owner['pid']} on {owner['host']}, since {owner['since']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "another process"  # it has the lock, but has not written its name yet

@@ -1,7 +1,6 @@
 """Schedules of a run: learning rate, evaluations and checkpoints, as pure functions of the step number.
 
-A step is one update of the weights; steps are counted from 1, and 0 is the model before training. Since nothing here
-has a state, a resumed run needs only the number of the last finished step.
+Steps are counted from 1, and 0 is the model before training. A resumed run needs only the last finished step's number.
 """
 
 from __future__ import annotations
@@ -61,24 +60,14 @@ def evaluation_steps(total: int, cadence: Cadence) -> tuple[int, ...]:
     ``cadence`` is a number of steps; ``"log"``, which doubles the distance each time and shows an early peak with few
     evaluations; a tuple of steps; or None.
 
-    >>> evaluation_steps(20, "log")
-    (0, 1, 2, 4, 8, 16, 20)
-    >>> evaluation_steps(20, 8)
-    (0, 8, 16, 20)
-    >>> evaluation_steps(20, (4, 12, 28))
-    (0, 4, 12, 20)
-    >>> evaluation_steps(20, None)
-    (0, 20)
+    >>> evaluation_steps(20, "log"), evaluation_steps(20, 8), evaluation_steps(20, (4, 12, 28))
+    ((0, 1, 2, 4, 8, 16, 20), (0, 8, 16, 20), (0, 4, 12, 20))
     """
-    if cadence is None:
-        between: set[int] = set()
-    elif cadence == "log":
-        between = {2**k for k in range(total.bit_length())}
-    elif isinstance(cadence, tuple):
-        between = {step for step in cadence if step < total}
-    else:
-        between = set(range(cadence, total, cadence))
-    return tuple(sorted({0, total} | between))
+    if cadence == "log":
+        cadence = tuple(2**k for k in range(total.bit_length()))
+    elif isinstance(cadence, int):
+        cadence = range(cadence, total, cadence)
+    return tuple(sorted({0, total, *(step for step in cadence or () if step < total)}))
 
 
 def checkpoint_steps(total: int, cadence: int | Literal["epoch"], steps_per_epoch: int) -> tuple[int, ...]:

@@ -1,7 +1,6 @@
 """A session of work on a run: from the run directory to a model that is ready for its next step, and back.
 
-What a run does at a step depends on the configuration, the data, the starting weights and the step alone. So a killed
-run continues from its last checkpoint and ends with the same numbers as an undisturbed one.
+A step depends on configuration, data, starting weights and its number alone: a killed run ends with the same numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -19,11 +18,10 @@ from tqdm.auto import tqdm
 from cs336_sft.errors import ConfigError, RunDirectoryError
 from cs336_sft.records import Example
 from cs336_sft.training import checkpoints, fsdp
-from cs336_sft.training.checks import check_identity
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.distributed import DataParallel, SingleProcess
 from cs336_sft.training.run_directory import RunDirectory
-from cs336_sft.training.setup import save_model, set_weights_dtype, versions
+from cs336_sft.training.setup import check_identity, save_model, set_weights_dtype, versions
 from cs336_sft.training.step import NonFiniteLossError, make_optimizer
 from cs336_sft.utils import distributed as processes
 from cs336_sft.utils.files import JSONDict, read_json, replace_folder, write_json
@@ -59,7 +57,6 @@ class Session:
             self.directory.metrics.append(record | {"clipped_share": self._clipped / record["step"]})
 
     def log_evaluation(self, record: JSONDict) -> None:
-        """Append the record of an evaluation."""
         self.evaluated.add(record["step"])
         if self.group.is_main:
             self.directory.evaluations.append(record)
@@ -74,9 +71,8 @@ class Session:
             if self.group.is_main:
                 shown = []
                 for index in indices:
-                    prompt, response = examples[index].prompt_ids, examples[index].response_ids
-                    text = self.tokenizer.decode([*prompt, *response])
-                    shown.append({"index": index, "prompt_ids": prompt, "response_ids": response, "text": text})
+                    text = self.tokenizer.decode([*examples[index].prompt_ids, *examples[index].response_ids])
+                    shown.append({"index": index, **asdict(examples[index]), "text": text})
                 facts = {"step": step, "problem": error.problem, "example_indices": indices, "examples": shown}
                 write_json(self.directory.path / "nonfinite.json", facts)
             raise
@@ -157,10 +153,7 @@ def open_session(
     evaluation: Mapping[str, Any],
     keep_weights: bool = True,
 ) -> Iterator[Session]:
-    """Bring a run to its last checkpoint or to step 0, and clean up afterwards.
-
-    The caller's random state is restored, and the model is left in evaluation mode.
-    """
+    """Bring a run to its last checkpoint or to step 0, and clean up afterwards."""
     group = join_processes(config)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([group.device] if group.device.type == "cuda" else []))
@@ -191,10 +184,8 @@ def join_processes(config: SFTConfig) -> SingleProcess:
     if size == 1:
         return SingleProcess()
     if config.normalization == "handout":
-        raise ConfigError(
-            f"{type(config).__name__}.normalization is 'handout' with {size} processes: its weights depend on how many",
-            "use normalization='tokens', or one process",
-        )
+        problem = f"{type(config).__name__}.normalization is 'handout' with {size} processes, which change its weights"
+        raise ConfigError(problem, "use normalization='tokens', or one process")
     sharded = fsdp.is_requested()
     processes.join()
     return fsdp.FullySharded() if sharded else DataParallel()

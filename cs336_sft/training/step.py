@@ -68,9 +68,7 @@ def optimizer_step(
     """Update the weights once and return loss, learning rate and gradient norm.
 
     ``microbatches`` are this process's part of step number ``step``. ``group`` are the processes that share the step.
-
-    Raises:
-        NonFiniteLossError: loss or gradient is nan or infinite; the weights were not changed.
+    Raises NonFiniteLossError: loss or gradient is nan or infinite; the weights were not changed.
     """
     group = group or SingleProcess()
     model.train()

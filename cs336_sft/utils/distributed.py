@@ -1,7 +1,4 @@
-"""The processes of a distributed run (``torchrun``, ``accelerate launch``): rank, number, and exchange of values.
-
-Without such a launch there is one process, and every function here is trivial.
-"""
+"""The processes of a distributed run (``torchrun``, ``accelerate launch``): rank, number, and exchange of values."""
 
 from __future__ import annotations
 
@@ -41,9 +38,8 @@ def join() -> None:
     import torch
 
     if "MASTER_ADDR" not in os.environ:
-        raise ConfigError(
-            f"WORLD_SIZE is {world_size()}, but MASTER_ADDR is not set", "launch it as recipes/accelerate shows"
-        )
+        problem = f"WORLD_SIZE is {world_size()}, but MASTER_ADDR is not set"
+        raise ConfigError(problem, "launch it as recipes/accelerate shows")
     if torch.cuda.is_available():
         torch.cuda.set_device(own_device())
     torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
@@ -65,11 +61,7 @@ def own_device() -> torch.device:
 
 
 def gather(value: Any) -> list[Any]:
-    """Collect one value of each process, in order of rank, in every process.
-
-    >>> gather(5)
-    [5]
-    """
+    """Collect one value of each process, in order of rank, in every process."""
     if world_size() == 1:
         return [value]
     values: list[Any] = [None] * world_size()

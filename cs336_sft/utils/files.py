@@ -1,7 +1,6 @@
 """Read and write the package's JSON, JSON Lines and CSV files, and whole folders.
 
-Files and folders are replaced whole: after a crash at any moment a reader sees the old one or the new one. Logs
-(`JsonLines`) grow by a line at a time; a last line that was cut off by a crash is left out when they are read.
+Files and folders are replaced whole: after a crash at any moment a reader sees the old one or the new one.
 """
 
 from __future__ import annotations
@@ -33,9 +32,7 @@ def atomic_write(path: str | Path, *, binary: bool = False) -> Iterator[IO[Any]]
     """Open a file that takes the place of `path` once it is whole and on the disk.
 
     Missing parent folders are created. Text is UTF-8, and line ends are written as given.
-
-    Raises:
-        RunDirectoryError: the file could not be written; `path` is as it was.
+    Raises RunDirectoryError: the file could not be written; `path` is as it was.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # same folder: os.replace is then atomic
@@ -76,11 +73,7 @@ def write_csv(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def parse_json(content: bytes | str, where: str, error: ErrorType = DataError, remedy: str = "correct it") -> JSONDict:
-    """Parse one JSON object, with or without a byte-order mark.
-
-    Raises:
-        CourseError: of type `error`: not UTF-8, not JSON or not an object; the message begins with `where`.
-    """
+    """Parse one JSON object, or raise an `error` that begins with `where`."""
     try:
         # "surrogatepass": Python writes half of a surrogate pair so, and generated text may hold one.
         text = content if isinstance(content, str) else content.decode("utf-8", "surrogatepass")
@@ -100,7 +93,7 @@ def parse_jsonl(
 ) -> Iterator[tuple[str, JSONDict]]:
     r"""Yield `("<name>, line <number>", object)` for each line that is not blank.
 
-    A byte-order mark and CRLF line ends are accepted; errors are those of `parse_json`.
+    Errors are those of `parse_json`.
 
     >>> list(parse_jsonl('{"a": 1}\r\n\r\n{"a": 2}', "stdin"))
     [('stdin, line 1', {'a': 1}), ('stdin, line 3', {'a': 2})]
@@ -160,11 +153,7 @@ class JsonLines:
 
 
 def plain(row: Mapping[str, Any]) -> JSONDict:
-    """Convert numpy's and torch's scalars to numbers, nan and infinities to None.
-
-    >>> plain({"avg_gen_len_wrong": float("nan"), "n": 3})
-    {'avg_gen_len_wrong': None, 'n': 3}
-    """
+    """Convert numpy's and torch's scalars to numbers, nan and infinities to None."""
     values = {key: value.item() if hasattr(value, "item") else value for key, value in row.items()}
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
 
@@ -172,8 +161,7 @@ def plain(row: Mapping[str, Any]) -> JSONDict:
 def replace_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a temporary folder, then put it in the place of `path`.
 
-    Raises:
-        RunDirectoryError: it could not be written, for want of space for example; `path` is as it was.
+    Raises RunDirectoryError: it could not be written; `path` is as it was.
     """
     temporary, old = path.with_name(f"{path.name}.tmp"), path.with_name(f"{path.name}.old.tmp")
     if old.exists() and not path.exists():

@@ -15,8 +15,7 @@ class StopRequest:
     """While entered, SIGINT (Ctrl-C, "interrupt the kernel") and SIGTERM set ``requested`` instead of raising.
 
     The same signal once more raises ``KeyboardInterrupt`` at once, and so does the first inside ``at_once()``. (On one
-    Ctrl-C ``torchrun``'s processes get both: SIGINT from the terminal and SIGTERM from the launcher.) Outside a
-    process's main thread, which alone gets signals, this does nothing.
+    Ctrl-C ``torchrun``'s processes get both.) Outside a process's main thread this does nothing.
     """
 
     def __init__(self) -> None:
@@ -52,7 +51,5 @@ class StopRequest:
         first, self.requested = not self.requested, True
         if again or self._at_once:
             raise KeyboardInterrupt
-        if not first:
-            return
-        # Not print: this may have interrupted a half-made print, which must not be entered twice.
-        os.write(2, b"\nStopping after this step (once more: at once)\n")
+        if first:  # not print: this may have interrupted a half-made print, which must not be entered twice
+            os.write(2, b"\nStopping after this step (once more: at once)\n")

@@ -1,7 +1,4 @@
-"""Checks that every configuration class shares, and its flat JSON form.
-
-A dataclass checks its fields in ``__post_init__``. The messages name the class, the field, its value and the remedy.
-"""
+"""Checks that every configuration class shares in its ``__post_init__``, and its flat JSON form."""
 
 from __future__ import annotations
 

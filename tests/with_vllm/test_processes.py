@@ -98,13 +98,13 @@ def test_engine_in_its_own_process_syncs_by_file_and_its_death_costs_only_what_i
 LIFE = """
 import gc, random, sys, weakref
 import numpy, psutil, torch
-from vllm import LLM, SamplingParams
+from vllm import LLM, SamplingParams, envs
 from cs336_sft import evaluate_vllm, gsm8k_reward_fn, init_vllm, load_policy_into_vllm_instance
 from cs336_sft.errors import ConfigError, ContextLengthError, CourseError
 from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
 from cs336_sft.generation.make_sampler import make_sampler
 from cs336_sft.generation.vllm_backend.config import VLLMConfig
-from cs336_sft.generation.vllm_backend.engine import VLLMEngine, _read_environment_again
+from cs336_sft.generation.vllm_backend.engine import VLLMEngine
 from cs336_sft.generation.vllm_backend.runtime import environment
 from cs336_sft.generation.sampler import SamplingConfig
 
@@ -152,7 +152,7 @@ if __name__ == "__main__":
 
     # 2. An LLM made elsewhere, without the extension.
     settings = dict(enforce_eager=True, max_model_len=512, kv_cache_memory_bytes=2**27, dtype="float32")
-    _read_environment_again()
+    envs.disable_envs_cache()
     with environment({"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}):
         llm = LLM(model=str(source), **settings)
     raises(ConfigError, lambda: load_policy_into_vllm_instance(policy, llm), "make it with init_vllm")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from cs336_sft.data.word_problems.draft import Draft
-from cs336_sft.data.word_problems.names import COLLECTION, DEAR_GOODS, GOODS, PART_WORDS
-from cs336_sft.data.word_problems.problem import WordProblem
+from cs336_sft.data.word_problems.draft import COLLECTION, DEAR_GOODS, GOODS, PART_WORDS, Draft, WordProblem
 
 
 def part_as_many(d: Draft) -> WordProblem:

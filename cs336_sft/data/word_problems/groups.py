@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from cs336_sft.data.word_problems.draft import Draft
-from cs336_sft.data.word_problems.names import BAKED, COLLECTION, FRUIT, RELATIVES, times
-from cs336_sft.data.word_problems.problem import WordProblem
+from cs336_sft.data.word_problems.draft import BAKED, COLLECTION, FRUIT, RELATIVES, Draft, WordProblem, times
 
 
 def pooled_share(d: Draft) -> WordProblem:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from cs336_sft.data.word_problems.draft import Draft
-from cs336_sft.data.word_problems.names import PART_WORDS, times
-from cs336_sft.data.word_problems.problem import WordProblem
+from cs336_sft.data.word_problems.draft import PART_WORDS, Draft, WordProblem, times
 
 
 def catching_up(d: Draft) -> WordProblem:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from cs336_sft.data.word_problems.draft import Draft
-from cs336_sft.data.word_problems.names import DEAR_GOODS, GOODS, SNACKS
-from cs336_sft.data.word_problems.problem import WordProblem
+from cs336_sft.data.word_problems.draft import DEAR_GOODS, GOODS, SNACKS, Draft, WordProblem
 
 
 def change(d: Draft) -> WordProblem:

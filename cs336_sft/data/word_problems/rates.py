@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cs336_sft.data.word_problems.draft import LARGEST, Draft
-from cs336_sft.data.word_problems.problem import WordProblem
+from cs336_sft.data.word_problems.draft import LARGEST, Draft, WordProblem
 
 
 def same_speed(d: Draft) -> WordProblem:

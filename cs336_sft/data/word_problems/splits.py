@@ -11,26 +11,22 @@ from itertools import islice
 from types import ModuleType
 
 from cs336_sft.data.word_problems import fractions, groups, heldout, money, rates
-from cs336_sft.data.word_problems.draft import Draft, Redraw
-from cs336_sft.data.word_problems.problem import WordProblem
+from cs336_sft.data.word_problems.draft import Draft, Redraw, WordProblem
 from cs336_sft.errors import ConfigError
 from cs336_sft.records import Problem
 
 SPLITS = ("train", "validation", "test", "heldout_templates")
 
 
-def _templates(module: ModuleType) -> list[Callable[[Draft], WordProblem]]:
-    """Return the functions that a module defines, in the order of the file."""
-    return [f for f in vars(module).values() if inspect.isfunction(f) and f.__module__ == module.__name__]
+def _templates(*modules: ModuleType) -> dict[str, Callable[[Draft], WordProblem]]:
+    """Return the functions that modules define, in the order of the files."""
+    return {n: f for m in modules for n, f in vars(m).items() if inspect.isfunction(f) and f.__module__ == m.__name__}
 
 
-_TEMPLATES = [*_templates(money), *_templates(fractions), *_templates(rates), *_templates(groups)]
-_HELDOUT_TEMPLATES = _templates(heldout)
-TEMPLATE_NAMES = tuple(template.__name__ for template in _TEMPLATES)
-HELDOUT_TEMPLATE_NAMES = tuple(template.__name__ for template in _HELDOUT_TEMPLATES)
+TEMPLATES = _templates(money, fractions, rates, groups)
+HELDOUT_TEMPLATES = _templates(heldout)
 
-# How often a question that was already given may come up in a row before it is given once more.
-_PATIENCE = 200
+_PATIENCE = 200  # how often a question may come up again in a row before it is given once more
 _NUMBER = re.compile(r"\d+")
 
 
@@ -39,9 +35,6 @@ def split_of(question: str) -> str:
 
     A test problem is thus not even a training problem with other names. Of 100 sequences of numbers about 90 go to
     train, 5 to validation and 5 to test.
-
-    >>> split_of("Tom has 3 boxes of 12 pencils.") == split_of("Mia has 3 bags of 12 pears.")
-    True
     """
     digest = hashlib.blake2b(",".join(_NUMBER.findall(question)).encode(), digest_size=8).digest()
     bucket = int.from_bytes(digest, "big") % 100
@@ -49,13 +42,10 @@ def split_of(question: str) -> str:
 
 
 def _iterate(split: str, seed: int) -> Iterator[WordProblem]:
-    """Yield problems of a split without end, each template once a round.
-
-    No question comes twice (unless a template has run out of new ones).
-    """
+    """Yield problems of a split without end, each template once a round."""
     rng = random.Random(f"{split}/{seed}")
     is_heldout = split == "heldout_templates"
-    order = list(_HELDOUT_TEMPLATES if is_heldout else _TEMPLATES)
+    order = list((HELDOUT_TEMPLATES if is_heldout else TEMPLATES).values())
     seen: set[str] = set()
     while True:
         rng.shuffle(order)
@@ -81,10 +71,6 @@ def generate_word_problems(n: int, *, split: str, seed: int = 0) -> list[WordPro
     A smaller ``n`` gives a prefix of a larger one with the same seed. No seed can put one question into two of
     ``train``, ``validation`` and ``test`` (see `split_of`); the templates of ``heldout_templates`` are used there only.
     Raises ConfigError: ``n`` is negative, or there is no such split.
-
-    >>> small = generate_word_problems(3, split="train", seed=1)
-    >>> small == generate_word_problems(9, split="train", seed=1)[:3]
-    True
     """
     if split not in SPLITS:
         raise ConfigError(f"no split of the word problems is called {split!r}", f"choose one of {', '.join(SPLITS)}")

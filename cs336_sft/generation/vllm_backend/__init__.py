@@ -1,5 +1,4 @@
 """vLLM with the sampler interface: start with `sampler.py`.
 
-`engine.py` speaks to ``vllm.LLM``, `runtime.py` undoes what an engine changes in the process; `weights.py` gives the
-policy's weights and `worker.py` puts them into the engine.
+`engine.py` speaks to ``vllm.LLM``, `runtime.py` undoes what an engine changes, `weights.py` hands the policy over.
 """

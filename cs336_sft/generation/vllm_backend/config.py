@@ -10,28 +10,15 @@ from cs336_sft.utils.validation import check_choice, check_counts, check_field, 
 
 @dataclass(frozen=True)
 class VLLMConfig:
-    """How to start an engine. Names are vLLM's where possible.
+    """How to start an engine. Names are vLLM's where possible."""
 
-    Attributes:
-        max_model_len: tokens of prompt and response together; None: the model's own context, at most 4096.
-        dtype: type of the engine's weights; ``"auto"`` is float32 on a CPU and bfloat16 on a GPU.
-        gpu_memory_utilization: fraction of the card that the engine takes, weights included. For an engine and a
-            trainer on one card give about 0.3.
-        kv_cache_memory_bytes: size of the key-value cache, instead of what is left of that; None on a CPU: 1 GiB.
-        enforce_eager: no compilation and no CUDA graphs; None: True on a CPU, False on a GPU.
-        sleep: free the card after every `generate`; the weights wait in the host's memory. No effect on a CPU.
-        seed: vLLM's own, for requests without a seed; the samples of `VLLMSampler` do not depend on it.
-
-    Raises ConfigError: a field is out of range; the message names it.
-    """
-
-    max_model_len: int | None = None
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    gpu_memory_utilization: float = 0.85
-    kv_cache_memory_bytes: int | None = None
-    enforce_eager: bool | None = None
-    sleep: bool = False
-    seed: int = 0
+    max_model_len: int | None = None  # tokens of prompt and response; None: the model's own context, at most 4096
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"  # "auto": float32 on a CPU, else bfloat16
+    gpu_memory_utilization: float = 0.85  # fraction of the card, weights included; with a trainer on it about 0.3
+    kv_cache_memory_bytes: int | None = None  # of the key-value cache, in place of what is left; None on a CPU: 1 GiB
+    enforce_eager: bool | None = None  # no compilation and no CUDA graphs; None: True on a CPU, False on a GPU
+    sleep: bool = False  # free the card after every `generate`; the weights wait in the host's memory
+    seed: int = 0  # vLLM's own, for requests without a seed: those of `VLLMSampler` have one
 
     def __post_init__(self) -> None:
         check_counts(self, "max_model_len", "kv_cache_memory_bytes", optional=True)

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from transformers import AutoConfig
@@ -17,13 +17,17 @@ from cs336_sft.errors import ConfigError, CourseError, EngineDiedError
 from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.generation.vllm_backend import runtime
 from cs336_sft.generation.vllm_backend.config import VLLMConfig
-from cs336_sft.generation.vllm_backend.weights import PolicyTensor, check_names, expected_shapes, save_policy, weights
-from cs336_sft.generation.vllm_backend.worker import EXTENSION
+from cs336_sft.generation.vllm_backend.weights import (
+    EXTENSION,
+    PolicyTensor,
+    check_names,
+    expected_shapes,
+    save_policy,
+    weights,
+)
 from cs336_sft.model.loading import check_model_source
-from cs336_sft.model.shape import model_limits
+from cs336_sft.model.shape import context_length
 from cs336_sft.utils import distributed as processes
-
-Results = TypeVar("Results", bound=list)
 
 
 class VLLMEngine:
@@ -39,13 +43,12 @@ class VLLMEngine:
     def run(self, requests: Iterable[tuple[Sequence[int], Any]]) -> Iterator[tuple[int, Any]]:
         """Generate, and yield ``(number, RequestOutput)`` as each request finishes.
 
-        A request is a prompt's ids and vLLM's ``SamplingParams``. What is unfinished when the caller leaves (Ctrl-C,
-        an error of its own) is aborted: use it in ``closing``, as `collect` does.
+        A request is a prompt's ids and vLLM's ``SamplingParams``. What is unfinished when it is closed is aborted.
         """
         from vllm.sampling_params import RequestOutputKind
 
         core, failed = self.llm.llm_engine, False
-        self._abort_all()  # what an interrupted ``llm.generate`` left behind would come back among ours
+        self._abort_all()  # what an interrupted `llm.generate` left behind would come back among ours
         try:
             for number, (prompt_ids, params) in enumerate(requests):
                 params = params.clone()
@@ -78,16 +81,11 @@ class VLLMEngine:
         return self.llm.llm_engine.step()
 
     def load_policy(self, tensors: list[PolicyTensor]) -> None:
-        """Replace the weights and forget what was computed with the old ones.
-
-        Raises ConfigError: the tensors are not those of the engine's model, or this engine can't be given weights.
-        """
+        """Replace the weights and forget what was computed with the old ones."""
         parallel = self.llm.llm_engine.vllm_config.parallel_config
         if getattr(parallel, "worker_extension_cls", "") != EXTENSION:
-            raise ConfigError(
-                "this LLM was made without the extension that takes new weights",
-                f"make it with init_vllm, or with LLM(..., worker_extension_cls={EXTENSION!r})",
-            )
+            problem = "this LLM was made without the extension that takes new weights"
+            raise ConfigError(problem, f"make it with init_vllm, or with LLM(..., worker_extension_cls={EXTENSION!r})")
         if self._shapes is None:
             self._shapes = expected_shapes(self.hf_config)
         check_names(tensors, self._shapes)
@@ -101,10 +99,8 @@ class VLLMEngine:
                 save_policy(tensors, Path(folder))
                 self.llm.collective_rpc("load_policy", kwargs={"path": folder})
         if not self.llm.reset_prefix_cache():
-            raise CourseError(
-                "the engine kept its prefix cache, which holds results of the old weights",
-                "let every request finish before pushing weights",
-            )
+            problem = "the engine kept its prefix cache, which holds results of the old weights"
+            raise CourseError(problem, "let every request finish before pushing weights")
 
     def close(self) -> None:
         """End the engine and give its memory back. A second call does nothing."""
@@ -122,8 +118,8 @@ def collect(
     engine: VLLMEngine,
     requests: Sequence[tuple[Sequence[int], Any]],
     store: Callable[[int, Any], None],
-    results: Results,
-) -> Results:
+    results: list,
+) -> list:
     """Run requests, call ``store(number, output)`` for each, and return ``results``.
 
     EngineDiedError and KeyboardInterrupt have the results so far in the attribute ``generations``.
@@ -154,19 +150,18 @@ def start_engine(
 
     It runs in this process, except for a trainer with several processes or on another GPU than the first.
     ``tokenizer`` is a folder, where it is not the model's own; ``gpu`` counts the GPUs that this process sees.
-
-    Raises:
-        ConfigError: vLLM is missing, or refuses these settings (its message is passed on).
-        CourseError: another engine lives in this process.
+    Raises ConfigError: vLLM is missing, or refuses these settings. CourseError: another engine lives in this process.
     """
     vllm = runtime.import_vllm()
+    from vllm import envs
+
     # In a trainer's process it would begin a torch.distributed of one, and the other trainers would wait forever.
     own_process = bool(gpu) or processes.world_size() > 1
     if not own_process:
         runtime.check_no_engine_here()
     source = check_model_source(source)
     before = torch.distributed.is_initialized()
-    _read_environment_again()  # which vLLM stops doing once an engine runs
+    envs.disable_envs_cache()  # read the environment again, which vLLM stops doing once an engine runs
     with runtime.process_kept(), runtime.environment(runtime.placement(own_process, gpu)):
         try:
             settings = engine_settings(source, config, cpu=runtime.on_cpu())
@@ -184,17 +179,11 @@ def start_engine(
     return VLLMEngine(llm, distributed_before=before)
 
 
-def _read_environment_again() -> None:
-    from vllm import envs
-
-    envs.disable_envs_cache()
-
-
 def engine_settings(source: str | Path, config: VLLMConfig, *, cpu: bool) -> dict[str, Any]:
     """Choose the arguments of ``vllm.LLM``."""
     longest = config.max_model_len
     if longest is None:
-        context = model_limits(AutoConfig.from_pretrained(source, trust_remote_code=False)).context
+        context = context_length(AutoConfig.from_pretrained(source, trust_remote_code=False))
         longest = min(context or 4096, 4096)
     settings: dict[str, Any] = {
         "model": str(source),

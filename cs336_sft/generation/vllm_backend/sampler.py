@@ -1,20 +1,19 @@
 """The sampler for GPUs: vLLM with the same interface as the Hugging Face one.
 
-Prompts are tokenized here and go to the engine as ids; the responses come back as ids and are decoded here. So both
-samplers see the same tokens, stop at the same end-of-text tokens, and cut their texts by the same rule. Random numbers
-are vLLM's own, with a seed for each sample: two samplers draw different samples of the same distribution.
+Prompts are tokenized and responses decoded here, so both samplers see the same tokens and cut texts by the same rule.
 """
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
-from transformers import AutoConfig, GenerationConfig
+from transformers import AutoConfig, GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from cs336_sft.errors import CourseError, EngineDiedError, StaleEngineError
 from cs336_sft.generation.response_text import (
@@ -34,24 +33,18 @@ from cs336_sft.generation.vllm_backend.engine import (
     sampling_params,
     start_engine,
 )
-from cs336_sft.generation.vllm_backend.weights import WeightWatch, policy_tensors, unwrap
+from cs336_sft.generation.vllm_backend.weights import WeightWatch, policy_tensors
 from cs336_sft.model.loading import check_model_source
+from cs336_sft.model.output_head import unwrapped
 from cs336_sft.records import Generation
 
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-
-class VLLMSampler:
-    """Continues prompts with vLLM.
+class VLLMSampler(AbstractContextManager):
+    """Continues prompts with vLLM, whose random numbers are its own, with a seed for each sample.
 
     It holds a copy of the weights, so a model that is trained further has to be given to `update_weights` again. It
     records log-probabilities but no entropies. ``source`` is the folder or hub name of the weights to start with;
     ``policy_version`` counts the calls of `update_weights`. ``engine`` is a running one, instead of one started here.
-
-    Raises:
-        ConfigError: vLLM is missing or does not start; the tokenizer's end-of-text is not the model's.
-        CourseError: another engine lives in this process.
     """
 
     def __init__(
@@ -64,11 +57,7 @@ class VLLMSampler:
         engine: VLLMEngine | None = None,
     ) -> None:
         self.tokenizer, self.config, self.progress = tokenizer, config or VLLMConfig(), progress
-        if engine is None:
-            source = check_model_source(source)
-            configs = _configurations(source)
-        else:
-            configs = engine.hf_config, None
+        configs = _configurations(check_model_source(source)) if engine is None else (engine.hf_config, None)
         self.eos_ids = end_of_text_ids(tokenizer, *configs)
         self.policy_version = 0
         self._watch: WeightWatch | None = None
@@ -93,30 +82,27 @@ class VLLMSampler:
     def generate(self, prompts: Sequence[str], sampling: SamplingConfig) -> list[list[Generation]]:
         """Generate ``sampling.num_samples`` continuations of each prompt, in order.
 
-        Raises:
-            ContextLengthError: a prompt and max_new_tokens together exceed ``max_model_len``; nothing ran.
-            StaleEngineError: the model of the last `update_weights` was trained since.
-            EngineDiedError: the engine failed; the error carries the generations that were finished.
+        Raises ContextLengthError (a prompt and max_new_tokens together exceed ``max_model_len``), StaleEngineError (the
+        model of the last `update_weights` was trained since), or EngineDiedError, with the finished generations.
         """
         encoded = encode_prompts(self.tokenizer, prompts)
         engine, reason = self.engine, self._outdated
         if reason is None and self._watch is not None and (changed := self._watch.changed()) is not None:
             reason = f"the model was changed since (parameter {changed})"
         if reason is not None:
-            raise StaleEngineError(
-                f"the engine holds policy version {self.policy_version}: {reason}",
-                "call update_weights(model) before generating",
-            )
+            problem = f"the engine holds policy version {self.policy_version}: {reason}"
+            raise StaleEngineError(problem, "call update_weights(model) before generating")
         if not encoded:
             return []
         # vLLM by itself would cut the response short and call it "length".
         check_context(encoded, sampling.max_new_tokens, engine.max_model_len, "max_model_len")
         self.wake()
         numbers = [(index, sample) for index in range(len(prompts)) for sample in range(sampling.num_samples)]
-        requests = [
-            (encoded[index], sampling_params(sampling, self.eos_ids, _seed(sampling.seed, encoded[index], sample)))
-            for index, sample in numbers
-        ]
+        requests = []
+        for index, sample in numbers:
+            # vLLM gives equal samples to equal prompts with equal seeds, and reads -1 as "no seed".
+            seed = row_key(sampling.seed, encoded[index], sample) & (2**63 - 1)
+            requests.append((encoded[index], sampling_params(sampling, self.eos_ids, seed)))
         results: list[list[Generation | None]] = [[None] * sampling.num_samples for _ in prompts]
 
         def store(number: int, output: Any) -> None:
@@ -148,11 +134,8 @@ class VLLMSampler:
         return Generation(prompt, ids, text, reason, stop_reason, sample, chosen_logprobs(completion))
 
     def update_weights(self, model: PreTrainedModel) -> None:
-        """Copy the weights of a model, whatever wraps it, into the engine.
-
-        Raises ConfigError: the model does not fit the engine's, or its end-of-text is not the tokenizer's.
-        """
-        engine, inner = self.engine, unwrap(model)
+        """Copy the weights of a model into the engine. ConfigError: they do not fit."""
+        engine, inner = self.engine, unwrapped(model)
         eos_ids = end_of_text_ids(self.tokenizer, inner.config, getattr(inner, "generation_config", None))
         self.wake()
         watch = WeightWatch(model)
@@ -170,19 +153,14 @@ class VLLMSampler:
             self._asleep = True
 
     def wake(self) -> None:
-        """Take the memory again."""
         if self._asleep:
             self.engine.llm.wake_up()
             self._asleep = False
 
     def close(self) -> None:
-        """End the engine and give its memory back. A second call does nothing."""
         if self._engine is not None:
             self._engine.close()
             self._engine = None
-
-    def __enter__(self) -> VLLMSampler:
-        return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
@@ -194,8 +172,3 @@ def _configurations(source: str | Path) -> tuple[PretrainedConfig, GenerationCon
         return config, GenerationConfig.from_pretrained(source)
     except OSError:  # it has none
         return config, None
-
-
-def _seed(seed: int, prompt_ids: Sequence[int], sample: int) -> int:
-    # vLLM gives equal samples to equal prompts with equal seeds, and reads -1 as "no seed".
-    return row_key(seed, prompt_ids, sample) & (2**63 - 1)

@@ -1,9 +1,9 @@
-"""The weights of a policy as an engine wants them: by their Hugging Face names, whatever wraps the model."""
+"""The weights of a policy, by their Hugging Face names, whatever wraps the model: read, watched, put into an engine."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cs336_sft.errors import ConfigError
+from cs336_sft.model.output_head import unwrapped
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
+
+EXTENSION = "cs336_sft.generation.vllm_backend.weights.PolicySync"
 
 
 @dataclass(frozen=True)
@@ -25,24 +28,12 @@ class PolicyTensor:
     value: Callable[[], torch.Tensor]
 
 
-def unwrap(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the model inside ``torch.compile`` and data-parallel wrappers."""
-    while True:
-        if hasattr(model, "_orig_mod"):
-            model = model._orig_mod
-        elif isinstance(model, torch.nn.parallel.DistributedDataParallel | torch.nn.DataParallel):
-            model = model.module
-        else:
-            return model
-
-
 def policy_tensors(model: torch.nn.Module) -> list[PolicyTensor]:
-    """List every parameter under its Hugging Face name.
+    """List every parameter under its Hugging Face name, LoRA adapters added.
 
-    Tied parameters count once; LoRA adapters are added to the weights that they adapt.
     Raises ConfigError: the weights are sharded over processes, or in a form without plain weights.
     """
-    model = unwrap(model)
+    model = unwrapped(model)
     if hasattr(model, "peft_config"):
         for config in model.peft_config.values():
             kind = str(getattr(config.peft_type, "value", config.peft_type))
@@ -89,8 +80,7 @@ def _adapted(name: str, layer: Any) -> PolicyTensor:
 
 def weights(tensors: list[PolicyTensor]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield names and values, so that only one merged weight is in memory at a time."""
-    for tensor in tensors:
-        yield tensor.name, tensor.value()
+    return ((tensor.name, tensor.value()) for tensor in tensors)
 
 
 def save_policy(tensors: list[PolicyTensor], folder: Path) -> None:
@@ -107,10 +97,8 @@ def check_names(tensors: list[PolicyTensor], expected: Mapping[str, tuple[int, .
     for name in sorted({*given, *expected}):
         own, engines = given.get(name, "missing"), expected.get(name, "missing")
         if own != engines:
-            raise ConfigError(
-                f"the policy does not fit the engine's model: {name} is {own} in the policy, {engines} in the engine",
-                "start the engine from the same model",
-            )
+            problem = f"the policy does not fit the engine: {name} is {own} in the policy, {engines} in the engine"
+            raise ConfigError(problem, "start the engine from the same model")
 
 
 def expected_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
@@ -125,14 +113,11 @@ def expected_shapes(config: PretrainedConfig) -> dict[str, tuple[int, ...]]:
 class WeightWatch:
     """Notices that a model's weights have changed since the watch began, without keeping the model alive.
 
-    It compares a checksum over every bit of each parameter: reading 6 GB takes a GPU some milliseconds. PyTorch's own
-    counter of in-place changes (``_version``) would not do: fused optimizers do not touch it.
+    It compares checksums: fused optimizers do not touch PyTorch's own counter of in-place changes (``_version``).
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self._seen = [
-            (name, weakref.ref(parameter), _checksum(parameter)) for name, parameter in unwrap(model).named_parameters()
-        ]
+        self._seen = [(name, weakref.ref(p), _checksum(p)) for name, p in unwrapped(model).named_parameters()]
 
     def changed(self) -> str | None:
         """Name a parameter that changed. None: none did, or the model is gone."""
@@ -143,10 +128,23 @@ class WeightWatch:
         return None
 
 
-_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-
-
 def _checksum(parameter: torch.Tensor) -> int:
     """Add up the bits of a parameter, read as whole numbers."""
-    flat = parameter.detach().reshape(-1)
-    return int(flat.view(_INTEGERS[flat.element_size()]).sum(dtype=torch.int64))
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return int(parameter.detach().reshape(-1).view(integers[parameter.element_size()]).sum(dtype=torch.int64))
+
+
+class PolicySync:
+    """Takes new weights inside vLLM's worker, into whose class vLLM mixes this one (``worker_extension_cls``)."""
+
+    def load_policy(self, path: str | None = None, weights: Iterable[tuple[str, torch.Tensor]] | None = None) -> None:
+        """Replace all weights, by those of a folder or by the given ones."""
+        self.reload_weights(weights_path=path, weights_iterator=None if weights is None else iter(weights))
+        if self.device.type == "cpu":
+            # On a CPU the output head multiplies with a packed copy of its weight. With tied embeddings that weight is
+            # not loaded by a name of its own, so its copy is not renewed: the head would silently go on with the old.
+            from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+            for module in self.get_model().modules():
+                if isinstance(module, ParallelLMHead):
+                    module.quant_method.process_weights_after_loading(module)
