@@ -15,8 +15,8 @@ import pytest
 
 from cs336_sft.exercises.checker import check_file
 from cs336_sft.exercises.files import stub_text, untouched
-from cs336_sft.exercises.notebook import check
-from cs336_sft.exercises.registry import EXERCISES, Exercise
+from cs336_sft.exercises.notebook import as_file, check
+from cs336_sft.exercises.registry import EXERCISES, Exercise, find_exercise
 from cs336_sft.exercises.sandbox.runner import Limits, Server
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -181,15 +181,16 @@ def test_only_the_exercises_are_there() -> None:
 def test_check_of_a_function_brings_what_it_uses(tmp_path, monkeypatch) -> None:
     """The function's helpers, constants, modules and imported names come along."""
     (tmp_path / "cell.py").write_text(
-        "import torch\nimport torch as t\nfrom torch import where\nZERO = 0.0\n\n\n"
+        "from fractions import Fraction\n\nimport torch\nimport torch as t\nfrom torch import where\nZERO = 0.0\n\n\n"
         "def kept(tensor, mask):\n    return where(mask.bool(), tensor, ZERO)\n\n\n"
         "def masked_normalize(tensor, mask, normalize_constant, dim=None):\n"
-        "    return t.sum(kept(tensor, mask), dim=dim) / normalize_constant\n\n\n"
+        "    return t.sum(kept(tensor, mask), dim=dim) / (normalize_constant * float(Fraction(1)))\n\n\n"
         "def wrong(tensor, mask, normalize_constant, dim=None):\n    return kept(tensor, mask).sum(dim=dim)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
     import cell
 
+    assert "from fractions import Fraction" in as_file(cell.masked_normalize, find_exercise("ex03"))  # not its source
     report = check(cell.masked_normalize)
     assert report.passed, report.text()
     assert "the function masked_normalize of this notebook" in report.text()

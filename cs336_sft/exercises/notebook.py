@@ -100,8 +100,11 @@ def _collect(name: str, value: Any, parts: dict[str, str], own: dict[str, Any]) 
 
 
 def _is_own(value: Any) -> bool:
-    """Return whether the notebook (or script) defines it, not a package."""
-    return value.__module__ == "__main__" or "site-packages" not in (inspect.getsourcefile(value) or "site-packages")
+    """Return whether the notebook (or script) defines it, not a package or Python itself."""
+    top = (value.__module__ or "").partition(".")[0]
+    if top == "__main__" or top in sys.stdlib_module_names:
+        return top == "__main__"
+    return "site-packages" not in (inspect.getsourcefile(value) or "site-packages")
 
 
 def _used_globals(value: Any) -> Iterator[tuple[str, Any]]:
