@@ -44,7 +44,12 @@ def test_the_first_notebooks_are_there_and_valid(name) -> None:
     assert len({cell.id for cell in notebook.cells}) == len(notebook.cells)
 
 
-@pytest.mark.parametrize("name", sorted({path.stem for path in FOLDER.glob("*.ipynb")} | set(NAMES)))
+STORED = [
+    path.relative_to(FOLDER).with_suffix("") for folder in ("", "appendix/") for path in FOLDER.glob(f"{folder}*.ipynb")
+]
+
+
+@pytest.mark.parametrize("name", sorted({path.as_posix() for path in STORED} | set(NAMES)))
 def test_every_notebook_is_stored_as_it_ran(name) -> None:
     notebook = read(name)
     assert list(complaints(notebook)) == []
