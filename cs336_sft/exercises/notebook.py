@@ -100,7 +100,7 @@ def _collect(name: str, value: Any, parts: dict[str, str], own: dict[str, Any]) 
 
 
 def _is_own(value: Any) -> bool:
-    """Return whether the notebook (or script) defines it, not a package or Python itself."""
+    """Return whether the notebook or script defines it, not Python or a package."""
     top = (value.__module__ or "").partition(".")[0]
     if top == "__main__" or top in sys.stdlib_module_names:
         return top == "__main__"
