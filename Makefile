@@ -94,6 +94,7 @@ lab: $(STAMP) ## JupyterLab on the notebooks, with this environment's kernel
 
 notebooks: $(STAMP) ## run the notebooks and store their outputs in place (for authors)
 	$(BIN)/python tools/run_notebooks.py --inplace
+	$(BIN)/python tools/run_notebooks.py --inplace --folder notebooks/appendix
 
 lint: $(STAMP) ## ruff: rules and format
 	$(BIN)/python -m ruff check .

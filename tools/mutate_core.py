@@ -56,6 +56,8 @@ SAMPLES = {
     "tokenization": 20,
     "data/batching": 60,
     "training/schedules": 40,
+    "training/step": 40,
+    "training/loop": 40,
     "expert_iteration/selection": 30,
     "expert_iteration/rollouts": 20,
     "evaluation/metrics": 55,
