@@ -165,13 +165,13 @@ def test_a_run_learns_and_leaves_everything_in_its_directory(make_model, tokeniz
 
 
 def test_seconds_are_those_of_steps_and_evaluations(make_model, tokenizer, examples, tmp_path, monkeypatch, capsys):
-    """By a clock that moves two seconds each time somebody looks at it."""
-    ticks = itertools.count(0.25, 2.0)
+    """By a clock that moves 2.5 seconds each time somebody looks at it."""
+    ticks = itertools.count(0.25, 2.5)
     monkeypatch.setattr("cs336_sft.training.loop.time", SimpleNamespace(perf_counter=lambda: next(ticks)))
     model = make_model()
     result = train_sft(model, tokenizer, examples, QUIET, tmp_path, evaluator=checksum(model))
-    assert {step["seconds"] for step in (*result.metrics, *result.evaluations)} == {2.0}
-    assert all(step["tokens_per_second"] == step["tokens"] / 2.0 for step in result.metrics)
+    assert {step["seconds"] for step in (*result.metrics, *result.evaluations)} == {2.5}
+    assert all(step["tokens_per_second"] == step["tokens"] / 2.5 for step in result.metrics)
     assert "SFT" not in capsys.readouterr().err  # progress=False: no bar
 
 
