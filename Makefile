@@ -62,7 +62,7 @@ test-mistakes: $(STAMP) ## stubs, solutions and every known mistake against the 
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(EXERCISE_TESTS)
 
 test-notebooks: $(STAMP)
-	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks/*.ipynb
 
 # vLLM on a CPU, in an environment of its own. It exists for Linux; elsewhere the target says so and stops.
 VLLM_VENV := .venv-vllm
@@ -88,6 +88,7 @@ endif
 soak: $(STAMP) ## the tests that take too long for CI, mutation testing of solutions and core among them
 	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[mutation]'
 	$(BIN)/python -m pytest -m soak --timeout=3600
+	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks/appendix
 
 lab: $(STAMP) ## JupyterLab on the notebooks, with this environment's kernel
 	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab notebooks
