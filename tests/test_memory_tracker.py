@@ -201,3 +201,14 @@ def test_found_batch_fits_and_the_next_does_not() -> None:
         budget,
     )
     assert abs(estimated.batch - search.batch) <= 1
+
+
+def test_large_allocations_are_listed_in_order() -> None:
+    with MemoryTracker() as tracker:
+        doubled = torch.zeros(2**18) * 2  # two storages of 1 MiB
+        torch.zeros(4)
+    assert [(one.operation, one.nbytes) for one in tracker.allocations] == [
+        ("aten.zeros", 2**20),
+        ("aten.mul.Tensor", 2**20),
+    ]
+    assert tracker.allocations[1].live == 2**21 and tracker.live == doubled.untyped_storage().nbytes()

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -48,11 +48,20 @@ class MemoryLimitError(CourseError, MemoryError):
     """An operation on the CPU would have exceeded the limit."""
 
 
+class Allocation(NamedTuple):
+    """A new storage: the operation that made it, its bytes, and the live bytes after it."""
+
+    operation: str
+    nbytes: int
+    live: int
+
+
 class MemoryTracker(TorchDispatchMode):
     """Counts the storages that are made inside the ``with`` block, on the CPU, until they are freed.
 
     Tensors that were there before count nothing, nor does scratch memory within one operation. ``live`` are the bytes
-    now, ``largest`` those of the largest storage. More live bytes than ``limit`` raise ``MemoryLimitError``.
+    now, ``largest`` those of the largest storage, ``allocations`` the new storages of at least 1 MiB, in order. More
+    live bytes than ``limit`` raise ``MemoryLimitError``.
 
     >>> with MemoryTracker() as tracker:
     ...     y = (torch.zeros(1000) + 1).sum()  # twice 4,000 bytes for a moment, and a number that stays
@@ -64,6 +73,7 @@ class MemoryTracker(TorchDispatchMode):
         super().__init__()
         self.limit = limit
         self.live = self.peak = self.largest = 0
+        self.allocations: list[Allocation] = []
         self._sizes: dict[int, int] = {}  # address of a storage's C++ object -> bytes
         self._before: set[int] = set()
 
@@ -100,6 +110,8 @@ class MemoryTracker(TorchDispatchMode):
             weakref.finalize(storage, self._free, key)
         self._sizes[key] = nbytes
         self.live, self.peak, self.largest = live, max(self.peak, live), max(self.largest, nbytes)
+        if nbytes >= 2**20:
+            self.allocations.append(Allocation(operation, nbytes, live))
 
     def _free(self, key: int) -> None:
         self.live -= self._sizes.pop(key)
