@@ -6,7 +6,8 @@ A model of Qwen2.5-1.5B's shape with random weights is trained on sequences of G
 percentiles of the training set's prompts and answers; the ids are drawn at random, some more often than others, so
 that there is something to learn). All sides hold float32 weights and AdamW states, compute under bfloat16 autocast,
 clip gradients at norm 1, and count the loss on the answers only. For each side the micro-batch grows until it no
-longer fits into ``--cap`` GB. Counted are real tokens (no padding) over the seconds of the steps after the first few.
+longer fits into ``--cap`` GB. Counted are real tokens (no padding) over the seconds of the second half of the steps, in
+three parts: their median, and each. That half has the batches of the first again, whose shapes are known by then.
 Results are written after each line.
 """
 
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
+import os
 import platform
 import random
 import sys
@@ -23,7 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from statistics import NormalDist
+from statistics import NormalDist, median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout without installation
 
@@ -37,6 +40,7 @@ from cs336_sft.data.batching import epoch_batches  # noqa: E402
 from cs336_sft.records import Example  # noqa: E402
 from cs336_sft.tokenization import collate  # noqa: E402
 from cs336_sft.training.config import SFTConfig  # noqa: E402
+from cs336_sft.training.distributed import SingleProcess  # noqa: E402
 from cs336_sft.training.step import make_microbatches, make_optimizer, optimizer_step  # noqa: E402
 from cs336_sft.utils.files import write_json  # noqa: E402
 
@@ -61,28 +65,25 @@ def gsm8k_examples(n: int, vocabulary: int, seed: int) -> list[Example]:
 
 
 class Stopwatch:
-    """Real tokens and seconds of the steps after the warm-up, with the GPU's work done."""
+    """Real tokens of each step, and the moment at which its loss was read from the GPU."""
 
-    def __init__(self, warm: int) -> None:
-        self.warm, self.tokens, self.losses = warm, 0, []
-        self.steps = 0
+    def __init__(self) -> None:
+        self.tokens, self.times, self.losses = [], [time.perf_counter()], []
 
     def step(self, tokens: int, loss: float) -> None:
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        now = time.perf_counter()
-        self.steps += 1
-        if self.steps > self.warm:
-            self.tokens += tokens
-            self.end = now
-        elif self.steps == self.warm:
-            self.start = now
+        self.times.append(time.perf_counter())
+        self.tokens.append(tokens)
         self.losses.append(loss)
 
     def result(self) -> dict:
+        half = len(self.tokens) // 2
+        cuts = [half + part * (len(self.tokens) - half) // 3 for part in range(4)]
+        speeds = [sum(self.tokens[a:b]) / (self.times[b] - self.times[a]) for a, b in itertools.pairwise(cuts)]
         return {
-            "tokens_per_second": self.tokens / (self.end - self.start),
-            "seconds_per_step": (self.end - self.start) / (self.steps - self.warm),
+            "tokens_per_second": median(speeds),
+            "tokens_per_second_of_parts": speeds,
+            "seconds_per_step": (self.times[-1] - self.times[half]) / (len(self.tokens) - half),
+            "seconds_of_first_half": self.times[half] - self.times[0],
             "losses": self.losses,
         }
 
@@ -90,47 +91,50 @@ class Stopwatch:
 # --- the sides --------------------------------------------------------------------------------------------------------
 
 
-def run_ours(model, examples, batch: int, steps: int, warm: int, checkpointing: bool, **settings) -> dict:
-    """The step of ``train_sft``, without its checkpoints."""
+def run_ours(model, examples, batch: int, steps: int, checkpointing: bool, graphs: bool = True) -> dict:
+    """The step of ``train_sft``, without its logs and checkpoints."""
     config = SFTConfig(
         learning_rate=LR,
         betas=BETAS,
         batch_size=batch,
         mixed_precision="bf16" if torch.cuda.is_available() else "no",
         gradient_checkpointing=checkpointing,
-        **settings,
     )
-    watch = Stopwatch(warm)
+    watch = Stopwatch()
     batches = epoch_batches([len(e) for e in examples], batch, seed=0, epoch=0)
-    batches = [indices for indices in batches if len(indices) == batch]
+    batches = [indices for indices in batches if len(indices) == batch][: steps // 2]
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    optimizer = make_optimizer(model, config)
+    os.environ["CS336_CUDA_GRAPHS"] = str(int(graphs))
+    group = SingleProcess()
+    model, optimizer = group.wrap(model, make_optimizer(model, config), config)
     try:
         for number in range(steps):
-            indices = sorted(batches[number], key=lambda index: -len(examples[index]))
+            indices = sorted(batches[number % len(batches)], key=lambda index: -len(examples[index]))
             microbatches = make_microbatches(examples, indices, config.micro_batch_size, PAD)
-            record = optimizer_step(model, optimizer, microbatches, config, number + 1, LR)
+            record = optimizer_step(model, optimizer, microbatches, config, number + 1, LR, group)
             watch.step(sum(len(examples[index]) for index in indices), record["loss"])
     finally:
+        group.close()
         if checkpointing:
             model.gradient_checkpointing_disable()
     return watch.result()
 
 
-def run_student(model, examples, batch: int, steps: int, warm: int, checkpointing: bool, entropy: bool = True) -> dict:
+def run_student(model, examples, batch: int, steps: int, checkpointing: bool, entropy: bool = True) -> dict:
     """The loop of the notes: batches as they come, an attention mask, full logits, an entropy at every step."""
     device = next(model.parameters()).device
     order = list(range(len(examples)))
     random.Random(0).shuffle(order)
-    watch = Stopwatch(warm)
+    watch = Stopwatch()
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     model.train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=0.0)
     try:
         for number in range(steps):
-            chosen = [examples[i] for i in order[number * batch : (number + 1) * batch]]
+            first = number % (steps // 2) * batch
+            chosen = [examples[i] for i in order[first : first + batch]]
             made = collate(chosen, PAD)
             ids, labels, mask, attention = (
                 t.to(device) for t in (made.input_ids, made.labels, made.response_mask, made.attention_mask)
@@ -158,7 +162,7 @@ def run_student(model, examples, batch: int, steps: int, warm: int, checkpointin
     return watch.result()
 
 
-def run_trl(model, examples, batch: int, steps: int, warm: int, checkpointing: bool, **settings) -> dict:
+def run_trl(model, examples, batch: int, steps: int, checkpointing: bool, **settings) -> dict:
     from datasets import Dataset
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast, TrainerCallback
@@ -173,9 +177,9 @@ def run_trl(model, examples, batch: int, steps: int, warm: int, checkpointing: b
     )
     rows = [
         {"input_ids": [*e.prompt_ids, *e.response_ids], "labels": [-100] * len(e.prompt_ids) + list(e.response_ids)}
-        for e in examples
+        for e in examples[: steps // 2 * batch]
     ]
-    watch = Stopwatch(warm)
+    watch = Stopwatch()
     on_gpu = torch.cuda.is_available()
     with tempfile.TemporaryDirectory() as folder:
         config = TRLConfig(
@@ -256,6 +260,7 @@ def make_model(tiny: bool, device: str) -> Qwen2ForCausalLM:
 def sides(only: Sequence[str] | None) -> dict[str, tuple[Callable[..., dict], dict]]:
     found = {
         "ours": (run_ours, {}),
+        "ours without graphs": (run_ours, {"graphs": False}),
         "TRL padded": (run_trl, {}),
         "TRL padded, grouped by length": (run_trl, {"train_sampling_strategy": "group_by_length"}),
         "TRL padding-free": (run_trl, {"padding_free": True}),
@@ -274,8 +279,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[8, 12, 16, 32, 48, 64, 96])
     parser.add_argument("--checkpointing-batches", type=int, nargs="*", default=[32, 64, 128])
     parser.add_argument("--only", nargs="+", help="names of sides")
-    parser.add_argument("--steps", type=int, default=14)
-    parser.add_argument("--warm", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--cap", type=float, default=60.0, help="GB of GPU memory")
     parser.add_argument("--deadline", type=float, default=1e9, help="seconds after which no new entry is begun")
     parser.add_argument("--tiny", action="store_true", help="a model of a few thousand parameters, to try the script")
@@ -287,7 +291,7 @@ def main(argv: list[str] | None = None) -> None:
         torch.cuda.set_per_process_memory_fraction(args.cap * 1e9 / torch.cuda.mem_get_info()[1])
     model = make_model(args.tiny, device)
     start = {name: value.to("cpu", copy=True) for name, value in model.state_dict().items()}
-    examples = gsm8k_examples(max([*args.batches, *args.checkpointing_batches]) * (args.steps + 2), 1000, seed=0)
+    examples = gsm8k_examples(max([*args.batches, *args.checkpointing_batches]) * (args.steps // 2 + 2), 1000, seed=0)
     parameters = sum(p.numel() for p in model.parameters())
     content = {
         "what": "SFT, real tokens a second, GSM8K's lengths; float32 weights and states, bfloat16 autocast",
@@ -296,7 +300,6 @@ def main(argv: list[str] | None = None) -> None:
         "mean_tokens": sum(map(len, examples)) / len(examples),
         "cap_gb": args.cap,
         "steps": args.steps,
-        "warm": args.warm,
         "learning_rate": LR,
         "device": torch.cuda.get_device_name() if device == "cuda" else platform.machine(),
         "versions": versions(),
@@ -316,7 +319,7 @@ def main(argv: list[str] | None = None) -> None:
                 if device == "cuda":
                     torch.cuda.reset_peak_memory_stats()
                 try:
-                    entry |= run(model, examples, batch, args.steps, args.warm, checkpointing, **settings)
+                    entry |= run(model, examples, batch, args.steps, checkpointing, **settings)
                     if device == "cuda":
                         entry["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
                 except Exception as problem:

@@ -11,7 +11,7 @@ sync        five rounds of AdamW steps and a weight sync; new and old outputs, s
 memory      sleep and wake (GPU), memory after close
 throughput  at temperature 1: Hugging Face, vLLM with a seed for each sample (ours), plain vLLM without seeds, on the
             same 256 prompts (GPU: GSM8K, four samples each)
-large       GPU: a model of Qwen2.5-1.5B's shape with random weights, in bfloat16
+large       GPU: a model of Qwen2.5-1.5B's shape with random weights, in bfloat16, on 256 problems of GSM8K
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from cs336_sft import HFSampler, SamplingConfig, VLLMConfig, VLLMSampler, make_examples  # noqa: E402
 from cs336_sft.data.download import fetched_folder, is_fetched  # noqa: E402
+from cs336_sft.data.qwen_tokenizer import load_qwen_tokenizer  # noqa: E402
 from cs336_sft.experiments.profiles import get_profile  # noqa: E402
 from cs336_sft.generation.vllm_backend.runtime import vllm_version  # noqa: E402
 from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer  # noqa: E402
@@ -223,12 +224,13 @@ def plain_vllm(
 
 
 def large(args: argparse.Namespace) -> dict[str, Any]:
-    """A model of Qwen2.5-1.5B's shape with random weights (tied, vocabulary 151,936): tokens/s and seconds a sync."""
+    """A model of Qwen2.5-1.5B's shape with random weights, on 256 problems of GSM8K: tokens/s and seconds a sync."""
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    _, tokenizer = load_model_and_tokenizer(args.smollm2)
+    on_gpu = args.device == "cuda"  # on a CPU a small model and generated problems, to try the script out
+    tokenizer = load_qwen_tokenizer(fetched_folder("qwen-tokenizer"))
     shape = {"hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28, "num_attention_heads": 12}
-    if args.device == "cpu":  # to try the script out
+    if not on_gpu:
         shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = Qwen2Config(
         **shape,
@@ -242,10 +244,10 @@ def large(args: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(SEED)
     with torch.device(args.device):
         model = Qwen2ForCausalLM(config).to(torch.bfloat16)
-    prompts = [
-        "Question: " + "how many " * (20 + i % 40) + "\nAnswer:" for i in range(256 if args.device == "cuda" else 8)
-    ]
-    tokens = 256 if args.device == "cuda" else 16
+    profile = get_profile("qwen2.5-coder-1.5b" if on_gpu else "tiny")
+    problems = profile.problems("validation", 256 if on_gpu else 8, source=args.gsm8k if on_gpu else None)
+    prompts = [get_template(profile.template).prompt(problem) for problem in problems]
+    tokens = 256 if on_gpu else 16  # forced to full length, so that all write the same number
     sampling = SamplingConfig(max_new_tokens=tokens, min_new_tokens=tokens, temperature=1.0, num_samples=4, seed=SEED)
     result: dict[str, Any] = {"parameters": sum(p.numel() for p in model.parameters()), "config": asdict(sampling)}
     with tempfile.TemporaryDirectory() as folder:
@@ -254,7 +256,7 @@ def large(args: argparse.Namespace) -> dict[str, Any]:
         engine = VLLMConfig(
             dtype="bfloat16",
             max_model_len=2048,
-            kv_cache_memory_bytes=int((16 if args.device == "cuda" else 0.5) * GIB),
+            kv_cache_memory_bytes=int((16 if on_gpu else 0.5) * GIB),
             enforce_eager=True if args.eager else None,
         )
         sampler = VLLMSampler(folder, tokenizer, engine)

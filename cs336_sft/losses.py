@@ -6,6 +6,9 @@ The two differ in the weight of one token. Of two responses of 2 and 8 tokens, i
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 
 from cs336_sft.errors import ConfigError
@@ -107,19 +110,20 @@ def plain_sft_loss(model: torch.nn.Module, batch: Batch, divisor: float) -> torc
     return token_mean_loss(log_probs, batch.response_mask, divisor)
 
 
-def sft_loss(model: torch.nn.Module, batch: Batch, divisor: float) -> tuple[torch.Tensor, torch.Tensor]:
+def sft_loss(
+    model: torch.nn.Module, batch: Batch, divisor: float, forward: Callable[..., Any] = run_to_head
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the loss that the course trains with, on one microbatch.
 
     Equal to ``plain_sft_loss`` in value and gradient, but the output head runs on the response positions only, a few
-    hundred at a time, and its gradients are made in the forward pass.
-
+    hundred at a time, and its gradients are made in the forward pass. ``forward`` is ``run_to_head`` or a faster one.
     Returns ``(loss, log_probs)``: a scalar for one ``backward``, and ``[N]`` nats of the N response tokens, detached.
     """
     # All that is counted or checked is on the CPU still: on a GPU it would wait for all work in progress.
     positions = batch.response_mask.flatten().nonzero().squeeze(-1)  # [N]
     labels = batch.labels.flatten()[positions]  # [N]
     # No attention mask: padding is on the right, so causal attention never looks at it.
-    hidden, head = run_to_head(model, {"input_ids": batch.input_ids})  # [B, T, H]
+    hidden, head = forward(model, {"input_ids": batch.input_ids})  # [B, T, H]
     hidden = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device, non_blocking=True))  # [N, H]
     loss, log_probs, *_ = one_pass_loss(hidden, head, labels, 1.0 / divisor)
     return loss, log_probs

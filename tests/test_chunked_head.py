@@ -468,7 +468,7 @@ def test_the_loss_reads_nothing_back_from_the_models_device(random_model, monkey
     monkeypatch.setattr("transformers.masking_utils.find_packed_sequence_indices", lambda position_ids: None)
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # it does not know the device
     checked = []
-    for module, name in ((chunked_head, "_kept"), (output_head, "_check_ids")):
+    for module, name in ((chunked_head, "_kept"), (output_head, "check_ids")):
         check = getattr(module, name)
 
         def spy(*arguments, check=check, name=name):
@@ -481,7 +481,7 @@ def test_the_loss_reads_nothing_back_from_the_models_device(random_model, monkey
     loss, log_probs = sft_loss(model, batch, 4.0)
     loss.backward()
     assert log_probs.shape == (4,) and model.lm_head.weight.grad.is_meta
-    assert checked == [("_check_ids", "cpu"), ("_kept", "cpu")]  # once each, before anything moves
+    assert checked == [("check_ids", "cpu"), ("_kept", "cpu")]  # once each, before anything moves
     batch.labels[0, 2] = 10**6
     with pytest.raises(DataError, match="a label is 1000000"):
         sft_loss(model, batch, 4.0)

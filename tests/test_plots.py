@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cs336_sft.errors import DataError
-from cs336_sft.experiments.plots import DEFAULT_METRICS, PALETTE, plot_evaluations, plot_lengths
+from cs336_sft.experiments.plots import DEFAULT_METRICS, PALETTE, plot_evaluations
 
 
 def evaluations(offset: float = 0.0, steps=(0, 1, 2, 4, 8, 16)) -> list[dict]:
@@ -56,27 +56,7 @@ def test_curves_differ_in_more_than_colour() -> None:
     assert len(set(PALETTE)) == 7
 
 
-def test_lengths_are_shares_of_their_own_number_of_texts() -> None:
-    figure = plot_lengths({"few": [10, 10, 20], "many": [5] * 90 + [30] * 10}, limits={"limit": 25})
-    (panel,) = figure.axes
-    heights = [patch.get_xy()[:, 1].max() for patch in panel.patches]
-    assert heights == pytest.approx([2 / 3, 0.9])
-    assert "25" in [text.get_text().split(": ")[-1] for text in panel.get_legend().get_texts()]
-    assert "tokens" in panel.get_xlabel()
-
-
-def test_ticks_of_shares_say_where_they_stand() -> None:
-    # Shares of a few per cent get ticks at 2.5 %, which whole per cents would call 2 %.
-    figure = plot_lengths({"uniform": list(range(0, 60, 3))})
-    (panel,) = figure.axes
-    figure.canvas.draw()
-    for tick, label in zip(panel.get_yticks(), panel.get_yticklabels(), strict=True):
-        assert float(label.get_text().rstrip("%")) == pytest.approx(100 * tick)
-
-
-@pytest.mark.parametrize(
-    "call", [lambda: plot_evaluations({}), lambda: plot_evaluations({"a": []}), lambda: plot_lengths({})]
-)
+@pytest.mark.parametrize("call", [lambda: plot_evaluations({}), lambda: plot_evaluations({"a": []})])
 def test_nothing_to_draw(call) -> None:
     with pytest.raises(DataError, match="to draw"):
         call()

@@ -124,36 +124,6 @@ def plot_evaluations(
     return figure
 
 
-def plot_lengths(
-    lengths: Mapping[str, Sequence[int]], *, limits: Mapping[str, float] | None = None, title: str = ""
-) -> Figure:
-    """Plot distributions of token counts, with limits as vertical lines.
-
-    ``lengths`` maps labels to token counts, each normalised to its number of texts. ``limits`` maps labels to tokens.
-    Raises DataError: nothing to draw.
-
-    >>> plot_lengths({"answers": [3, 4, 4, 9]}, limits={"limit": 8}).axes[0].get_xlabel()
-    'length (tokens)'
-    """
-    check_not_empty(lengths, "lengths")
-    figure = NotebookFigure(figsize=(6.4, 3.8), layout="constrained")
-    panel = figure.subplots()
-    longest = max(max(values) for values in lengths.values())
-    width = max(1, -(-longest // 60))  # whole tokens, about 60 bars
-    bins = range(0, longest + width + 1, width)
-    for index, (label, values) in enumerate(lengths.items()):
-        look = {"color": PALETTE[index % len(PALETTE)], "linestyle": _STYLES[index % len(_STYLES)], "label": label}
-        panel.hist(values, bins=bins, weights=[1 / len(values)] * len(values), histtype="step", lw=1.6, **look)
-    for index, (label, limit) in enumerate((limits or {}).items()):
-        panel.axvline(limit, color="#555555", linestyle=_STYLES[(index + 1) % 4], lw=1.0, label=f"{label}: {limit:g}")
-    panel.yaxis.set_major_formatter(PercentFormatter(1.0))
-    panel.set_xlabel("length (tokens)")
-    panel.set_ylabel(f"fraction of texts per {width} token{'s' if width > 1 else ''}")
-    panel.set_title(title or "Token lengths")
-    panel.legend(frameon=False)
-    return figure
-
-
 def check_not_empty(runs: Mapping[str, Sequence[Any]], what: str) -> None:
     empty = [label for label, records in runs.items() if len(records) == 0]
     if not runs or empty:

@@ -83,7 +83,7 @@ def run_to_head(model: nn.Module, inputs: Mapping[str, Any]) -> tuple[torch.Tens
     if module is None:
         raise ConfigError(f"{type(bare).__name__} has no get_output_embeddings", "use a causal language model")
     scale, cap = _after(bare)
-    _check_ids(bare, inputs.get("input_ids"))  # before they move: ids on the CPU cost no waiting for a GPU
+    check_ids(bare, inputs.get("input_ids"))  # before they move: ids on the CPU cost no waiting for a GPU
     device = next(bare.parameters()).device
     inputs = {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
     if "use_cache" in inspect.signature(type(bare).forward).parameters:
@@ -119,11 +119,13 @@ def _after(model: nn.Module) -> tuple[float, float | None]:
     return (1.0 / value if how == "divide" else value), None
 
 
-def _check_ids(model: nn.Module, ids: torch.Tensor | None) -> None:
+def check_ids(model: nn.Module, ids: torch.Tensor | None) -> None:
     """Refuse an id that the embedding lacks: on a GPU it would end the process."""
     vocabulary = getattr(model.get_input_embeddings(), "num_embeddings", None)
     if ids is None or vocabulary is None or not ids.numel():
         return
+    if ids.is_cuda and torch.cuda.is_current_stream_capturing():
+        return  # a graph is recorded with ids that mean nothing
     low, high = torch.stack(ids.aminmax()).tolist()
     if low < 0 or high >= vocabulary:
         problem = f"input_ids holds {low if low < 0 else high}, the model's vocabulary ends at {vocabulary - 1}"

@@ -6,16 +6,18 @@ The training loop asks a ``SingleProcess`` for what several (``DataParallel``, `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 
 from cs336_sft.data.batching import deal
+from cs336_sft.model.output_head import run_to_head
 from cs336_sft.records import Batch, Example
 from cs336_sft.tokenization import collate
 from cs336_sft.training.config import SFTConfig
+from cs336_sft.training.graphs import GraphedForward, can_be_graphed
 from cs336_sft.utils import distributed as processes
 
 Trained = tuple[torch.nn.Module, torch.optim.AdamW]
@@ -27,6 +29,7 @@ class SingleProcess:
     saves_alone = True  # whether the main process can save a checkpoint without the others
 
     def __init__(self) -> None:
+        self.forward: Callable[..., Any] = run_to_head  # the model up to its output head
         self.rank, self.size, self.is_main = processes.rank(), processes.world_size(), processes.is_main()
         self.device = processes.own_device()
 
@@ -55,7 +58,16 @@ class SingleProcess:
 
     def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         """Return the model and the optimizer to train with."""
+        if can_be_graphed(model):
+            self.forward = GraphedForward(model, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
         return model, optimizer
+
+    def finish_update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Free the gradients; where graphs hold them set them to zero, and tell the graphs about the new weights."""
+        graphed = self.forward is not run_to_head
+        optimizer.zero_grad(set_to_none=not graphed)
+        if graphed:
+            self.forward.renew()
 
     def collect(self, *, optimizer: bool) -> None:
         """Update the caller's model (and optimizer) from the trained ones."""
@@ -66,6 +78,9 @@ class SingleProcess:
 
     def close(self) -> None:
         """Leave the caller's model on the device, without traces of training."""
+        if self.forward is not run_to_head:
+            self.forward.close()
+            self.forward = run_to_head
 
 
 class DataParallel(SingleProcess):

@@ -81,16 +81,17 @@ def optimizer_step(
         else:
             divisor = targets / group.size  # gradients are averaged over the processes, and must be summed
         with group.autocast(config):
-            loss, log_probs = sft_loss(model, batch, divisor)  # scalar, [N]
+            loss, log_probs = sft_loss(model, batch, divisor, group.forward)  # scalar, [N]
         loss.backward()  # adds to the gradients of the microbatches before
         total_nll = total_nll - log_probs.sum()
+        del loss  # with it the autograd graph, before the next one is made
 
-    loss = float(group.sum(total_nll)) / targets  # nats per target token, whatever the normalization
     parameters = [parameter for parameter in model.parameters() if parameter.grad is not None]
     norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+    loss = float(group.sum(total_nll)) / targets  # nats per target token, whatever the normalization
     grad_norm = float(norm)  # before clipping
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        optimizer.zero_grad(set_to_none=True)
+        group.finish_update(optimizer)
         raise NonFiniteLossError(step, f"loss {loss}, gradient norm {grad_norm}")
     clipped = config.max_grad_norm is not None and grad_norm > config.max_grad_norm
     if clipped:
@@ -98,7 +99,7 @@ def optimizer_step(
     for parameter_group in optimizer.param_groups:
         parameter_group["lr"] = lr
     optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    group.finish_update(optimizer)
     return {
         "loss": loss,
         "lr": optimizer.param_groups[0]["lr"],
