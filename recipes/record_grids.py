@@ -42,6 +42,7 @@ PARTS = {
     "truncation_smollm2": Part("truncation", 6),
     "smollm2_methods": Part("methods", 6, "none"),
     "tiny_lr_batch": Part("learning_rate_and_batch", 14, "none"),
+    "tiny_scaling_rule": Part("learning_rate_and_batch", 14, "none"),
     "truncation_tiny": Part("truncation", 14),
     "tiny_data_size": Part("data_size", 14, "none"),
     "tiny_methods": Part("methods", 14, "none"),

@@ -170,6 +170,7 @@ LESSONS = (
     "02_masked_loss",
     "03_grader",
     "04_first_sft_run",
+    "05_learning_rate_and_batch",
     "10_out_of_memory",
 )
 

@@ -6,7 +6,6 @@ to the next bfloat16 number, rounding gives the old number back, in every step: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,19 +27,6 @@ def bf16_spacing(values: torch.Tensor) -> torch.Tensor:
     _, exponent = torch.frexp(values.float().abs())  # values = mantissa * 2**exponent, mantissa in [0.5, 1)
     # 2**-133 is the smallest bfloat16 above 0.
     return torch.ldexp(torch.ones_like(values, dtype=torch.float32), (exponent - 8).clamp(min=-133))
-
-
-def fraction_within_reach(parameters: Iterable[torch.Tensor], size: float) -> float:
-    """Estimate the fraction of weights that an update of this size would change.
-
-    >>> fraction_within_reach([torch.tensor([0.02, 0.5])], size=1e-4)
-    0.5
-    """
-    tensors = [parameter.detach() for parameter in parameters]
-    total = sum(tensor.numel() for tensor in tensors)
-    if total == 0:
-        raise DataError("there are no weights", "give a model's parameters")
-    return sum(int((bf16_spacing(tensor) / 2 < size).sum()) for tensor in tensors) / total
 
 
 def fraction_moved(model: PreTrainedModel, learning_rate: float, dtype: torch.dtype) -> float:
