@@ -123,7 +123,9 @@ def test_a_recording_that_fails_is_told_and_done_without(monkeypatch, caplog) ->
 
     monkeypatch.setattr(GraphedForward, "_record", fail)
     with caplog.at_level(logging.WARNING):
-        found, _ = steps_of(model, config, GraphedForward(model))
+        forward = GraphedForward(model, torch.bfloat16)
+        found, _ = steps_of(model, config, forward)
+    assert not forward._copies and all(p.grad is None for p in model.parameters())  # they would take memory
     assert [r["loss"] for r in found] == pytest.approx([r["loss"] for r in expected], rel=1e-6)
     assert [r.getMessage() for r in caplog.records] == [
         "no CUDA graphs, going on without: CUDA error: operation not permitted when stream is capturing"
@@ -162,3 +164,22 @@ def test_what_is_graphed(device, monkeypatch) -> None:
     assert can_be_graphed(model)
     monkeypatch.setenv("CS336_CUDA_GRAPHS", "0")
     assert not can_be_graphed(model)
+
+
+def test_a_recording_that_fails_within_a_step_keeps_its_gradients(monkeypatch) -> None:
+    config = SFTConfig(batch_size=6, micro_batch_size=2, learning_rate=1e-2)
+    plain = make_model()
+    model = copy.deepcopy(plain)
+    expected, _ = steps_of(plain, config)
+    forward = GraphedForward(model)
+    record = forward._record
+
+    def fail_second(shape):
+        if forward.recordings:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return record(shape)
+
+    monkeypatch.setattr(forward, "_record", fail_second)
+    found, _ = steps_of(model, config, forward)
+    assert forward.failed
+    assert [r["grad_norm"] for r in found] == pytest.approx([r["grad_norm"] for r in expected], rel=1e-4)

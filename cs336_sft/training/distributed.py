@@ -64,7 +64,7 @@ class SingleProcess:
 
     def finish_update(self, optimizer: torch.optim.Optimizer) -> None:
         """Free the gradients; where graphs hold them set them to zero, and tell the graphs about the new weights."""
-        graphed = self.forward is not run_to_head
+        graphed = self.forward is not run_to_head and not self.forward.failed
         optimizer.zero_grad(set_to_none=not graphed)
         if graphed:
             self.forward.renew()

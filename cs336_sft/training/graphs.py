@@ -76,8 +76,12 @@ class GraphedForward:
                 self.recordings[ids.shape] = self._record(ids.shape)
             except RuntimeError as error:  # out of memory among them
                 _log.warning("no CUDA graphs, going on without: %s", str(error).splitlines()[0])
-                self._forget()
                 self.failed = True
+            if self.failed:  # here, where the error holds no tensors any more
+                self._forget()
+                self._copies.clear()
+                for parameter in self._trained:
+                    parameter.grad = parameter.grad if parameter.grad.any() else None
         if self.failed:
             return run_to_head(model, inputs)
         recording = self.recordings[ids.shape]
