@@ -98,9 +98,9 @@ def test_a_recording_is_made_once_for_a_shape(monkeypatch) -> None:
     forward = GraphedForward(model)
     record = forward._record
     monkeypatch.setattr(forward, "_record", lambda shape: made.append(tuple(shape)) or record(shape))
-    for length in (5, 31, 32, 33, 64, 7):
-        ids = torch.randint(97, (2, length))
-        hidden, head = forward(model, {"input_ids": ids})
+    batches = [torch.randint(97, (2, length)) for length in (5, 31, 32, 33, 64, 7)]
+    found = [forward(model, {"input_ids": ids}) for ids in batches]  # kept: a later one must not write over it
+    for ids, (hidden, head) in zip(batches, found, strict=True):
         assert torch.allclose(head.module(hidden), model(ids).logits, atol=1e-5)
     assert made == [(2, 32), (2, 64)]
 

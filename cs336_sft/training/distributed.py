@@ -63,7 +63,7 @@ class SingleProcess:
         return model, optimizer
 
     def finish_update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Free the gradients; where graphs hold them set them to zero, and tell the graphs about the new weights."""
+        """Free the gradients, or zero those of graphs and renew their weights."""
         graphed = self.forward is not run_to_head and not self.forward.failed
         optimizer.zero_grad(set_to_none=not graphed)
         if graphed:

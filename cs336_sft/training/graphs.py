@@ -66,7 +66,7 @@ class GraphedForward:
         self._norms = [module for module in model.modules() if type(module).__name__ in _RMS_NORMS]
 
     def __call__(self, model: torch.nn.Module, inputs: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, OutputHead]:
-        """Return hidden states ``[B, T, H]`` and head, as ``run_to_head`` does for ``input_ids [B, T]`` on the CPU."""
+        """Do what ``run_to_head`` does, for ``input_ids [B, T]`` on the CPU."""
         ids = inputs["input_ids"]
         check_ids(self.model, ids)
         length = ids.shape[1]
@@ -89,7 +89,7 @@ class GraphedForward:
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Copy the weights anew, which an optimizer has changed."""
+        """Copy the weights again, after an optimizer has changed them."""
         if self._copies:
             *_, parameters, copies = zip(*self._copies, strict=True)
             torch._foreach_copy_(copies, parameters)
@@ -200,7 +200,7 @@ class _Replay(torch.autograd.Function):
 
 
 def can_be_graphed(model: torch.nn.Module) -> bool:
-    """Tell whether a step of this model can be recorded: on a GPU, without dropout or recomputed activations."""
+    """Tell whether a step of this model can be recorded: on a GPU, no dropout."""
     if os.environ.get("CS336_CUDA_GRAPHS") == "0" or not _on_gpu(model):
         return False
     drops = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
