@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas
 import pytest
 import torch
 
@@ -142,10 +143,10 @@ def test_a_run_learns_and_leaves_everything_in_its_directory(make_model, tokeniz
     model = make_model()
     config = replace(QUIET, max_steps=None, epochs=6, learning_rate=3e-3, warmup=0.1, eval_every="log")
     result = train_sft(model, tokenizer, examples, config, tmp_path / "run", evaluator=checksum(model))
-    metrics = result.metrics_frame()
+    metrics = pandas.DataFrame.from_records(result.metrics).set_index("step")
     assert metrics.loss.iloc[-3:].mean() < 0.6 * metrics.loss.iloc[:3].mean()
     assert (result.steps, result.interrupted, list(metrics.index)) == (18, False, list(range(1, 19)))
-    assert list(result.evaluations_frame().index) == [0, 1, 2, 4, 8, 16, 18]
+    assert [record["step"] for record in result.evaluations] == [0, 1, 2, 4, 8, 16, 18]
     assert metrics.lr.to_list()[:3] == pytest.approx([1.5e-3, 3e-3, 3e-3])
     assert (metrics.clipped == (metrics.grad_norm > 1.0)).all()
     assert metrics.clipped_share.iloc[-1] == pytest.approx(metrics.clipped.mean())

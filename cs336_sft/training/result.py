@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from cs336_sft.errors import ConfigError, RunDirectoryError
 from cs336_sft.training.run_directory import RunDirectory
 from cs336_sft.utils.files import JSONDict, read_json
-
-if TYPE_CHECKING:
-    import pandas
 
 
 @dataclass(frozen=True)
@@ -43,12 +39,6 @@ class TrainingResult:
             raise ConfigError(f"no evaluation has a value of {metric!r}", f"choose from {', '.join(names)}")
         return max(having, key=lambda record: record[metric])
 
-    def metrics_frame(self) -> pandas.DataFrame:
-        return _frame(self.metrics)
-
-    def evaluations_frame(self) -> pandas.DataFrame:
-        return _frame(self.evaluations)
-
 
 def load_result(run_dir: str | Path) -> TrainingResult:
     """Read the outcome of a run, finished or not, without training."""
@@ -69,10 +59,3 @@ def without_wall_clock(records: Iterable[JSONDict]) -> list[JSONDict]:
     """
     times = ("seconds", "_per_second")
     return [{name: value for name, value in record.items() if not name.endswith(times)} for record in records]
-
-
-def _frame(records: tuple[JSONDict, ...]) -> pandas.DataFrame:
-    import pandas
-
-    frame = pandas.DataFrame.from_records(records)
-    return frame.set_index("step") if len(frame) else frame
