@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -144,3 +146,23 @@ def test_watch_calls_once_for_each_save(tmp_path) -> None:
 def test_errors_are_one_line(argv, words, capsys) -> None:
     assert main(argv) == 2
     assert words in capsys.readouterr().err
+
+
+@needs_fork
+@pytest.mark.parametrize("exercise", ["ex07", "ex08", "ex12"])
+def test_exercises_in_plain_python_are_checked_without_pytorch(exercise, tmp_path) -> None:
+    for package in ("torch", "transformers"):
+        (tmp_path / f"{package}.py").write_text("raise ImportError('not here')")
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+
+    def check(file: Path) -> dict:
+        command = [sys.executable, "-m", "cs336_sft", "check", exercise, "--file", str(file), "--json"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode in (0, 1), done.stderr
+        (report,) = json.loads(done.stdout)
+        return report
+
+    (right,) = (ROOT / "solutions").glob(f"{exercise}_*.py")
+    assert check(right)["status"] == "passed"
+    wrong = sorted((ROOT / "tests/mistakes" / exercise).glob("*.py"))[0]
+    assert check(wrong)["status"] == "wrong"

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from cs336_sft.exercises.report import Failure, Line, line
 from cs336_sft.exercises.sandbox.perform import Case, Crash, Observation, observe_here
+from cs336_sft.exercises.sandbox.values import loaded_torch
 
 Function = Callable[..., Any]
 
@@ -149,10 +148,12 @@ def same(expected: Any, got: Any, tolerance: float = 1e-4) -> bool:
 
     nan equals nan; bool, int and float are all numbers.
 
+    >>> import torch
     >>> same({"a": torch.tensor([1.0])}, {"a": torch.tensor([1])}), same(torch.zeros(2), torch.zeros(2, 1))
     (True, False)
     """
-    if isinstance(expected, torch.Tensor) or isinstance(got, torch.Tensor):
+    torch = loaded_torch()
+    if torch and (isinstance(expected, torch.Tensor) or isinstance(got, torch.Tensor)):
         if not all(isinstance(value, (torch.Tensor, bool, int, float)) for value in (expected, got)):
             return False
         a, b = (torch.as_tensor(value).detach().double() for value in (expected, got))
@@ -202,10 +203,11 @@ def _first_difference(expected: Any, got: Any, tolerance: float, where: str) -> 
 def shown(value: Any) -> str:
     """Show a value in one line.
 
+    >>> import torch
     >>> shown(torch.tensor([[1.0, 0.123456]]))
     '[[1, 0.1235]]  (shape [1, 2])'
     """
-    if isinstance(value, torch.Tensor):
+    if (torch := loaded_torch()) and isinstance(value, torch.Tensor):
         if value.numel() > 48:
             return f"{_nested(value.flatten()[:8].tolist())[:-1]}, ...]  (shape {list(value.shape)})"
         return f"{_nested(value.tolist())}" + (f"  (shape {list(value.shape)})" if value.dim() else "")

@@ -10,12 +10,12 @@ import copy
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from cs336_sft.exercises.sandbox.values import decode, encode, loaded_torch
 
-from cs336_sft.exercises.sandbox.values import decode, encode
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ def perform(function: Callable[..., Any], case: Case, *, file: str | None = None
     'ZeroDivisionError'
     """
     args, kwargs = copy.deepcopy((case.args, case.kwargs))
-    torch.manual_seed(0)
+    if torch := loaded_torch():
+        torch.manual_seed(0)
     measured: dict[str, int] = {}
     no_graph = False
     try:
@@ -93,23 +94,23 @@ def observe_here(function: Callable[..., Any], case: Case) -> Observation:
     return read_observation(write_observation(perform(function, case)))
 
 
-class _Meter(TorchDispatchMode):
-    """Sees every tensor that an operation makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for item in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(item, torch.Tensor):
-                # A view of a smaller tensor that is merely expanded takes no memory.
-                self.largest = max(self.largest, item.untyped_storage().nbytes() // item.element_size())
-        return result
-
-
 def _metered(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any, dict[str, int]]:
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Meter(TorchDispatchMode):
+        """Sees every tensor that an operation makes."""
+
+        largest = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            for item in result if isinstance(result, (tuple, list)) else (result,):
+                if isinstance(item, torch.Tensor):
+                    # A view of a smaller tensor that is merely expanded takes no memory.
+                    self.largest = max(self.largest, item.untyped_storage().nbytes() // item.element_size())
+            return result
+
     inputs = {tensor.untyped_storage().data_ptr() for arg in args for tensor in _tensors(arg)}
     kept: dict[int, int] = {}
 
@@ -119,14 +120,15 @@ def _metered(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any,
             kept[storage.data_ptr()] = storage.nbytes() // tensor.element_size()
         return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), _Meter() as meter:
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Meter() as meter:
         value = function(*args, **kwargs)
     return value, {"largest": meter.largest, "kept": sum(kept.values())}
 
 
 def _go_back(value: Any) -> bool:
     """Call backward with a weight for each element, or return False without a graph."""
-    if not isinstance(value, torch.Tensor) or not value.requires_grad:
+    torch = loaded_torch()
+    if torch is None or not isinstance(value, torch.Tensor) or not value.requires_grad:
         return False
     weights = (torch.arange(value.numel()) % 7 + 1).reshape(value.shape).to(value.dtype)
     (value * weights).sum().backward()
@@ -134,9 +136,10 @@ def _go_back(value: Any) -> bool:
 
 
 def _tensors(value: Any, *, models: bool = False) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
+    torch = loaded_torch()
+    if torch and isinstance(value, torch.Tensor):
         yield value
-    elif isinstance(value, torch.nn.Module) and models:
+    elif torch and isinstance(value, torch.nn.Module) and models:
         yield from value.parameters()
     elif isinstance(value, (list, tuple)):
         for item in value:
@@ -144,7 +147,7 @@ def _tensors(value: Any, *, models: bool = False) -> Iterator[torch.Tensor]:
 
 
 def _identical(before: Any, after: Any) -> bool:
-    old, new = list(_tensors(before)), list(_tensors(after))
+    torch, old, new = loaded_torch(), list(_tensors(before)), list(_tensors(after))
     return len(old) == len(new) and all(
         a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
         for a, b in zip(old, new, strict=True)

@@ -1,14 +1,17 @@
-"""Values to JSON and back: how results leave the process with the learner's code. Reading them runs no code."""
+"""Values to JSON and back: how results leave the process with the learner's code. Reading them runs no code.
+
+Nothing here imports PyTorch. Most exercises do; where none did, there are no tensors.
+"""
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import torch
 
 from cs336_sft.data.token_lengths import LengthTable
 from cs336_sft.evaluation.metrics import Metrics
@@ -16,6 +19,11 @@ from cs336_sft.records import Example, Generation, Graded, Problem
 
 MAX_RESULT = 2**19  # bytes of one result
 MAX_ELEMENTS = 2**14  # of one tensor
+
+
+def loaded_torch() -> Any:
+    """Return PyTorch, or None if nothing has imported it."""
+    return sys.modules.get("torch")
 
 
 @dataclass(frozen=True)
@@ -36,6 +44,7 @@ def encode(value: Any) -> str:
     Raises:
         ValueError: it is too large or too deeply nested.
 
+    >>> import torch
     >>> decode(encode({"loss": torch.tensor(0.5), "n": (1, None), "odd": object()}))
     {'loss': tensor(0.5000), 'n': (1, None), 'odd': Opaque(kind='object')}
     """
@@ -53,9 +62,10 @@ def _tree(item: Any) -> Any:
         return item
     if isinstance(item, np.generic):
         return _tree(item.item())
+    torch = loaded_torch()
     if isinstance(item, np.ndarray) and item.dtype.kind in "biuf":
-        item = torch.from_numpy(item.copy())
-    if type(item) in (torch.Tensor, torch.nn.Parameter):  # a learner's own subclass runs the learner's code
+        item = torch.from_numpy(item.copy()) if torch else item.tolist()
+    if torch and type(item) in (torch.Tensor, torch.nn.Parameter):  # a learner's own subclass runs the learner's code
         if item.layout is not torch.strided or item.is_complex() or item.numel() > MAX_ELEMENTS:
             return {"record": ["Opaque", {"kind": f"tensor of shape {list(item.shape)}"}]}
         return {"tensor": [str(item.dtype), list(item.shape), item.detach().flatten().tolist()]}
@@ -93,6 +103,8 @@ def _value(node: Any) -> Any:
     if tag == "dict":
         return {_value(key): _value(part) for key, part in content}
     if tag == "tensor":
+        import torch  # the learner's code did
+
         dtype, shape, elements = content
         return torch.tensor(elements, dtype=getattr(torch, dtype.removeprefix("torch."))).reshape(shape)
     name, parts = content if tag == "record" else (tag, {})
