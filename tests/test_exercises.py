@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from cs336_sft.errors import ConfigError
 from cs336_sft.exercises.checker import check_file
 from cs336_sft.exercises.files import stub_text, untouched
 from cs336_sft.exercises.notebook import as_file, check
@@ -192,8 +193,13 @@ def test_check_of_a_function_brings_what_it_uses(tmp_path, monkeypatch) -> None:
 
     assert "from fractions import Fraction" in as_file(cell.masked_normalize, find_exercise("ex03"))  # not its source
     report = check(cell.masked_normalize)
-    assert report.passed, report.text()
-    assert "the function masked_normalize of this notebook" in report.text()
+    assert report.passed and report, report.text()
+    assert "the function masked_normalize of this program" in report.text()
+    cell.get_ipython = None
+    assert "the function masked_normalize of this notebook" in check(cell.masked_normalize).text()
+    with pytest.raises(ConfigError, match="belongs to ex02 and ex09. Remedy: say which: exercise='ex02'"):
+        cell.wrong.__name__ = "tokenize_prompt_and_output"
+        check(cell.wrong)
     cell.wrong.__name__ = "masked_normalize"
     cell.masked_normalize = cell.wrong
     del sys.modules["cell"]
@@ -203,7 +209,7 @@ def test_check_by_name_names_the_file_and_shows_html(tmp_path) -> None:
     file = tmp_path / "mine.py"
     file.write_text((MISTAKES / "ex02" / "prompt_supervised.py").read_text())
     report = check("ex02", file=file)
-    assert report.status == "wrong" and str(file) in repr(report)
+    assert report.status == "wrong" and not report and str(file) in repr(report)
     html = report._repr_html_()
     assert "color:#cf222e" in html and "first wrong" in html and "&lt;" not in report.text()
     assert "\033[31m" in report.text(colour=True) and "\033" not in report.text()

@@ -114,7 +114,10 @@ def test_reset_keeps_what_was_there(work: Path, monkeypatch, capsys) -> None:
     assert main(["reset", "ex03"]) == 0 and main(["reset", "ex03", "--yes"]) == 0
     assert file.read_text() == stub_text(find_exercise("ex03"))
     assert (work / "ex03_masked_normalize.before-reset-1.py").read_text() == "mine = 1\n"
-    assert (work / "ex03_masked_normalize.before-reset-2.py").is_file()
+    assert len(list(work.glob("ex03*"))) == 2  # an untouched stub is not kept
+    file.write_text("mine = 2\n")
+    assert main(["reset", "ex3", "--yes"]) == 0
+    assert (work / "ex03_masked_normalize.before-reset-2.py").read_text() == "mine = 2\n"
 
 
 def test_watch_calls_once_for_each_save(tmp_path) -> None:

@@ -58,12 +58,12 @@ def write_stub(exercise: Exercise, path: Path) -> Path | None:
     """Put the stub at a path, and return where the file that was there is kept."""
     if path.is_dir():
         raise ConfigError(f"{path} is a folder", "give the path of a file")
-    kept = None
-    if path.is_file():
+    kept, stub = None, stub_text(exercise)
+    if path.is_file() and path.read_text(encoding="utf-8", errors="replace") != stub:
         number = 1
         while (kept := path.with_name(f"{path.stem}.before-reset-{number}.py")).exists():
             number += 1
         path.rename(kept)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(stub_text(exercise), encoding="utf-8")
+    path.write_text(stub, encoding="utf-8")
     return kept

@@ -30,10 +30,10 @@ def check(
     Args:
         what: ``"ex03"``, or the function itself.
         file: the file to check instead of ``exercises/exNN_name.py``.
-        exercise: which exercise a function is for, where its name fits several; default: the first of them.
+        exercise: which exercise a function is for, where its name fits several.
 
     Raises:
-        CourseError: no such exercise or file, or a function whose source can't be had.
+        CourseError: no such exercise or file, a name of several, or a function whose source can't be had.
     """
     if not callable(what):
         asked = find_exercise(what)
@@ -42,11 +42,14 @@ def check(
             return check_file(asked, path, server)
     name = getattr(what, "__name__", repr(what))
     matching = [known.number for known in EXERCISES if name in known.functions]
+    if len(matching) > 1 and exercise is None:
+        raise ConfigError(f"{name} belongs to {' and '.join(matching)}", f"say which: exercise={matching[0]!r}")
     asked = find_exercise(exercise or (matching or [name])[0])
+    where = "this notebook" if "get_ipython" in getattr(what, "__globals__", {}) else "this program"
     with tempfile.TemporaryDirectory(prefix="cs336-notebook-") as folder, Server() as server:
         path = Path(folder, asked.file_name)
         path.write_text(as_file(what, asked), encoding="utf-8")
-        return check_file(asked, path, server, name=f"the function {name} of this notebook")
+        return check_file(asked, path, server, name=f"the function {name} of {where}")
 
 
 def as_file(function: Callable[..., Any], exercise: Exercise) -> str:

@@ -62,12 +62,12 @@ EXERCISES = (
 def find_exercise(name: str) -> Exercise:
     """Find an exercise by number, name or file name, or raise ConfigError.
 
-    >>> find_exercise("3") == find_exercise("ex03_masked_normalize.py") == find_exercise("masked_normalize")
+    >>> find_exercise("3") == find_exercise("ex3") == find_exercise("ex03_masked_normalize.py")
     True
     """
     asked = name.strip().lower().removesuffix(".py")
-    if asked.isdigit():
-        asked = f"ex{int(asked):02}"
+    if (number := asked.removeprefix("ex")).isdecimal():
+        asked = f"ex{int(number):02}"
     for exercise in EXERCISES:
         if asked in (exercise.number, exercise.name, exercise.file_name.removesuffix(".py")):
             return exercise

@@ -56,6 +56,9 @@ class Report:
     def passed(self) -> bool:
         return self.failure is None
 
+    def __bool__(self) -> bool:
+        return self.passed
+
     def lines(self) -> list[Line]:
         """Return the report line by line."""
         shown = [
