@@ -15,8 +15,8 @@ The contract, smaller than the library's:
 - format_reward speaks of structure only: 1 whenever something other than blanks follows the marker, readable or not.
 - answer_reward is 1 if that line holds exactly one number and it equals the ground truth by value: 18.0 is 18.
   Exactly: no tolerance, and 9007199254740993 is not 9007199254740992.
-- A number may have thousands separators, a sign, decimals; a currency sign, a unit or a full stop may stand beside it.
-  `1 8` is two numbers. No fractions, no LaTeX, no numbers in words.
+- A number may have thousands separators, a sign, decimals (`.5` is 0.5); a dollar sign before its digits (`-$5` is -5),
+  a unit or a full stop after it. `1 8` is two numbers. No fractions, no LaTeX, no numbers in words, no `1,08`.
 - reward = format_reward * answer_reward. No response raises an exception.
 
 By hand, (format, answer, reward):

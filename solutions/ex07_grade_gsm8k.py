@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 
 NEXT_QUESTION = re.compile(r"^\s*Question:", re.MULTILINE)
-NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+NUMBER = re.compile(r"[-+]?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
 def gsm8k_reward_fn(response: str, ground_truth: str, fast: bool = True) -> dict[str, float]:
@@ -22,4 +22,4 @@ def gsm8k_reward_fn(response: str, ground_truth: str, fast: bool = True) -> dict
 
 def value(number: str) -> Fraction:
     """Exactly what the text says."""
-    return Fraction(number.replace(",", ""))
+    return Fraction(number.replace(",", "").replace("$", ""))

@@ -9,7 +9,6 @@ from typing import Any
 
 from cs336_sft.exercises.compare import Check, entries, slips
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-from cs336_sft.grading import gsm8k_reward_fn
 
 # (response, ground truth, why)
 _RESPONSES = (
@@ -23,6 +22,8 @@ _RESPONSES = (
     ("#### 5\n", "5", ""),
     ("#### 18 dollars", "18", "a unit behind the number"),
     ("#### $18", "18", "a currency sign"),
+    ("#### -$5", "-5", "a currency sign may stand between the sign and the digits"),
+    ("#### -$5", "5", "-$5 is not 5"),
     ("#### 18.", "18", "a trailing full stop"),
     ("#### 1,080", "1080", "a thousands separator in the response"),
     ("#### 1080", "1,080", "a thousands separator in the ground truth"),
@@ -34,6 +35,8 @@ _RESPONSES = (
     ("#### 18.0", "18", "equal by value"),
     ("#### 18.50", "18.5", "equal by value"),
     ("#### 0.5", "5", "0.5 is not 5"),
+    ("#### .5", "0.5", "a decimal without the zero in front"),
+    ("#### .5", "5", ".5 is not 5"),
     ("#### 18.5", "18", "18.5 is not 18"),
     ("#### 118", "18", "118 only ends in 18"),
     ("#### 18", "118", "18 is only a part of 118"),
@@ -62,11 +65,13 @@ CASES = [
     Case((response, truth), label=f"response {response!r}, ground truth {truth!r}", why=why)
     for response, truth, why in _RESPONSES
 ]
-_NUMBER = re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?")
+_DIGITS = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+_NUMBER = re.compile(rf"[-+]?\$?{_DIGITS}")
+_UNGROUPED = re.compile(r"[-+]?\$?(?:\d+(?:\.\d+)?|\.\d+)")
 
 
 def _value(text: str) -> Fraction:
-    return Fraction(text.replace(",", ""))
+    return Fraction(re.sub("[,$]", "", text))
 
 
 def _grader(
@@ -111,6 +116,7 @@ SLIPS = slips(
         "format-of-marker": "format_reward is 1 for a bare marker: something has to follow it",
         "rest-of-text": "reads everything after the marker: the answer ends with its line",
         "bare-number": "accepts nothing but the bare number: a currency sign, unit or full stop may stand beside it",
+        "digit-first": "wants sign and digits side by side and a digit before the point: -$5 is -5 and .5 is 0.5",
         "crashes-on-words": "raises an exception for an unreadable answer: it gets answer_reward 0",
     },
     {
@@ -121,20 +127,21 @@ SLIPS = slips(
         ),
         "first-marker": _grader(span=lambda t: t.split("####")[1].split("\n")[0].strip() if "####" in t else None),
         "next-question": _grader(cut=lambda t: t),
-        "stops-at-comma": _grader(numbers=lambda t: re.findall(r"[-+]?\d+(?:\.\d+)?", t.split(",")[0])),
-        "comma-splits": _grader(numbers=re.compile(r"[-+]?\d+(?:\.\d+)?").findall),
+        "stops-at-comma": _grader(numbers=lambda t: _UNGROUPED.findall(t.split(",")[0])),
+        "comma-splits": _grader(numbers=_UNGROUPED.findall),
         "joins-digits": _grader(numbers=lambda t: _NUMBER.findall(t.replace(" ", ""))),
         "first-of-several": _grader(choose=lambda f: f[0] if f else None),
         "last-of-several": _grader(choose=lambda f: f[-1] if f else None),
-        "sign-of-response-lost": _grader(numbers=re.compile(r"\d[\d,]*(?:\.\d+)?").findall),
-        "compares-text": _grader(equal=lambda a, b: a.replace(",", "") == b.replace(",", "")),
-        "substring": _grader(equal=lambda a, b: b.replace(",", "") in a.replace(",", "")),
+        "sign-of-response-lost": _grader(numbers=re.compile(_DIGITS).findall),
+        "compares-text": _grader(equal=lambda a, b: re.sub("[,$]", "", a) == re.sub("[,$]", "", b)),
+        "substring": _grader(equal=lambda a, b: re.sub("[,$]", "", b) in re.sub("[,$]", "", a)),
         "tolerance": _grader(equal=lambda a, b: abs(float(_value(a)) - float(_value(b))) <= 0.02),
         "float-equality": _grader(equal=lambda a, b: float(_value(a)) == float(_value(b))),
         "format-needs-digit": _grader(form=lambda s, n: bool(s) and re.search(r"\d", s) is not None),
         "format-of-marker": _grader(form=lambda s, n: s is not None),
         "rest-of-text": _grader(span=lambda t: t.rsplit("####", 1)[1].strip() if "####" in t else None),
-        "bare-number": _grader(numbers=lambda t: [t] if _NUMBER.fullmatch(t) else []),
+        "bare-number": _grader(numbers=lambda t: [t] if re.fullmatch(f"[-+]?{_DIGITS}", t) else []),
+        "digit-first": _grader(numbers=re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?").findall),
         "crashes-on-words": _grader(choose=lambda f: None if len(f) > 1 else f[0]),
     },
 )
@@ -144,4 +151,4 @@ def _view(case: Case, seen: Observation) -> Any:
     return entries(seen.value, ("format_reward", "answer_reward", "reward"), (bool, int, float))
 
 
-CHECKS = (Check("gsm8k_reward_fn", CASES, gsm8k_reward_fn, SLIPS, _view),)
+CHECKS = (Check("gsm8k_reward_fn", CASES, _grader(), SLIPS, _view),)
