@@ -172,6 +172,7 @@ LESSONS = (
     "04_first_sft_run",
     "05_learning_rate_and_batch",
     "06_truncation",
+    "07_data_size",
     "10_out_of_memory",
 )
 

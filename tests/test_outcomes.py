@@ -1,13 +1,10 @@
-"""What became of each problem, and how a difference of accuracies is made up."""
+"""What became of each problem."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from cs336_sft.errors import DataError
-from cs336_sft.evaluation.outcomes import decompose_change, is_correct, outcome, outcome_letters
+from cs336_sft.evaluation.outcomes import is_correct, outcome, outcome_letters
 from cs336_sft.records import Generation, Graded, Problem
 
 
@@ -36,28 +33,5 @@ def test_the_outcomes_of_an_evaluation_keep_their_order() -> None:
     assert (outcome_letters(items), outcome_letters(items[::-1])) == ("RC", "CR")
 
 
-letters = st.text(alphabet="RFCW", min_size=1, max_size=60)
-
-
-@given(
-    st.integers(1, 60).flatmap(lambda n: st.tuples(*[st.text(alphabet="RFCW", min_size=n, max_size=n)] * 2)),
-    st.booleans(),
-)
-def test_the_parts_add_up_to_the_difference(pair, lenient) -> None:
-    before, after = pair
-    change = decompose_change(before, after, lenient=lenient)
-    difference = (sum(is_correct(after, lenient)) - sum(is_correct(before, lenient))) / len(before)
-    assert change.difference.value == pytest.approx(difference)
-    assert sum(change.net(letter) for letter in change.gained) == pytest.approx(difference)
-    assert set(change.gained) == set(change.lost) == (set("CW") if lenient else set("FCW"))
-
-
-@given(letters)
-def test_nothing_changes_against_itself(text) -> None:
-    change = decompose_change(text, text)
-    assert change.difference.value == 0 and not any(change.gained.values()) and not any(change.lost.values())
-
-
-def test_different_problems_are_refused() -> None:
-    with pytest.raises(DataError, match="2 and 3"):
-        decompose_change("RR", "RRR")
+def test_only_a_lenient_reading_counts_an_answer_out_of_the_format() -> None:
+    assert (is_correct("RFCW"), is_correct("RFCW", lenient=True)) == ([1, 0, 0, 0], [1, 1, 0, 0])
