@@ -164,7 +164,14 @@ def test_the_lesson_of_an_exercise_names_it(exercise) -> None:
 
 
 # Rewritten as lessons; the others are still too long.
-LESSONS = ("00_start_here", "01_token_lengths", "02_masked_loss", "03_grader", "10_out_of_memory")
+LESSONS = (
+    "00_start_here",
+    "01_token_lengths",
+    "02_masked_loss",
+    "03_grader",
+    "08_full_vs_lora_qlora",
+    "10_out_of_memory",
+)
 
 
 @pytest.mark.parametrize("name", LESSONS)
