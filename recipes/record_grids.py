@@ -46,6 +46,7 @@ PARTS = {
     "truncation_tiny": Part("truncation", 14),
     "tiny_data_size": Part("data_size", 14, "none"),
     "tiny_methods": Part("methods", 14, "none"),
+    "tiny_methods_rates": Part("methods", 14, "none"),
 }
 
 

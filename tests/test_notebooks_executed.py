@@ -173,6 +173,7 @@ LESSONS = (
     "05_learning_rate_and_batch",
     "06_truncation",
     "07_data_size",
+    "08_full_vs_lora_qlora",
     "10_out_of_memory",
 )
 
