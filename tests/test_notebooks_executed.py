@@ -171,6 +171,7 @@ LESSONS = (
     "03_grader",
     "04_first_sft_run",
     "05_learning_rate_and_batch",
+    "09_expert_iteration",
     "10_out_of_memory",
 )
 
