@@ -1,4 +1,4 @@
-"""Recorded experiments: reading them, and differences seed by seed."""
+"""Recorded experiments: reading, drawing and recording them."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from argparse import Namespace
 import pytest
 
 from cs336_sft.errors import DataError
-from cs336_sft.evaluation.intervals import difference_interval, wilson_interval
-from cs336_sft.experiments.ei_plots import plot_arms, plot_rounds
+from cs336_sft.experiments.ei_plots import plot_rounds
 from cs336_sft.experiments.ei_record import read_ei_record
 from cs336_sft.expert_iteration.config import ExpertIterationConfig
 from recipes.record_expert_iteration import Recorder, main
@@ -45,23 +44,6 @@ def test_runs_are_found_by_arm_and_seed_and_failures_aside(record):
     assert record.values("EI", "accuracy") == {0: 0.6, 1: 0.8}
     assert record.values("EI", "accuracy", 0) == {0: 0.5, 1: 0.5}
     assert record.values("random", "accuracy", "test") == {} == record.values("nobody", "accuracy")
-    assert list(record.rounds("random", "EI", "nobody")) == ["random", "EI"]
-
-
-def test_differences_are_paired_by_seed_where_there_are_enough(record):
-    found = record.difference("A", "B", "accuracy")
-    assert found.value == pytest.approx(0.2)
-    # Mean of 0.1, 0.2, 0.3; standard error 0.1 / sqrt(3); Student's t with two degrees of freedom.
-    assert found.high - found.value == pytest.approx(4.3027 * 0.1 / 3**0.5, rel=1e-3)
-    assert record.gain("B", "accuracy") == found
-    # Two seeds on the same 80 problems, 20 % and 70 % right on average: they count as 80 problems, not as 160.
-    few = record.difference("random", "EI", "accuracy")
-    assert few == difference_interval(wilson_interval(16, 80), wilson_interval(56, 80))
-    one = record.difference("EI", "one seed", "accuracy")  # seed 0 alone is common
-    assert one == difference_interval(wilson_interval(48, 80), wilson_interval(72, 80))
-    assert record.gain("random", "accuracy").value == pytest.approx(-0.3)
-    assert record.difference("EI", "nobody", "accuracy") is None
-    assert record.difference("EI", "random", "avg_gen_len") is None
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"runs": [{"arm": "EI"}]}', '{"device": "cpu"}'])
@@ -74,31 +56,19 @@ def test_other_files_are_refused(tmp_path, content):
         read_ei_record(tmp_path / "missing.json")
 
 
-def test_a_row_an_arm_with_its_mean_and_its_seeds(record):
-    values = {arm: {"strict": list(record.values(arm, "accuracy").values())} for arm in record.runs}
-    panel = plot_arms(values).axes[0]
-    assert [label.get_text() for label in panel.get_yticklabels()] == ["EI", "random", "A", "B", "one seed"]
-    points = [line for line in panel.lines if line.get_markersize() == 3.5]
-    assert [list(line.get_xdata()) for line in points][:2] == [[0.6, 0.8], [0.2, 0.2]]
-    assert list(points[-1].get_xdata()) == [0.9]
-    means = [line.get_xdata()[0] for line in panel.lines if line.get_markersize() == 7]
-    assert means == pytest.approx([0.7, 0.2, 0.5, 0.7])
-    with pytest.raises(DataError):
-        plot_arms({})
-
-
 def test_curves_have_the_interval_of_the_seeds(record):
-    panel = plot_rounds(record.rounds("EI", "random"), ("accuracy",)).axes[0]
+    runs = {arm: [run["rounds"] for run in record.runs[arm].values()] for arm in ("EI", "random")}
+    panel = plot_rounds(runs).axes[0]
     assert [list(line.get_ydata()) for line in panel.lines] == [[0.5, pytest.approx(0.7)], [0.5, 0.2]]
     with pytest.raises(DataError):
         plot_rounds({"EI": []})
 
 
-@pytest.mark.parametrize(("metric", "lowest"), [("kept_wrong", 0.0), ("kept_n", 0.1 - 12.706 * 0.05)])
-def test_the_band_of_a_share_stays_a_share(metric, lowest):
+@pytest.mark.parametrize(("low_end", "lowest"), [({"accuracy_low": 0.0}, 0.0), ({}, 0.1 - 12.706 * 0.05)])
+def test_the_band_of_a_rate_stays_a_rate(low_end, lowest):
     """0.05 and 0.15: mean 0.1, standard error 0.05, Student's t with one degree of freedom."""
-    runs = [[{"round": 1, metric: value}, {"round": 2, metric: 0.1}] for value in (0.05, 0.15)]
-    (panel,) = plot_rounds({"EI": runs}, (metric,)).axes
+    runs = [[{"round": n, "accuracy": value} | low_end for n, value in ((1, v), (2, 0.1))] for v in (0.05, 0.15)]
+    (panel,) = plot_rounds({"EI": runs}).axes
     (band,) = panel.collections
     low, high = band.get_paths()[0].vertices[:, 1].min(), band.get_paths()[0].vertices[:, 1].max()
     assert low == pytest.approx(lowest, rel=1e-3)

@@ -174,6 +174,7 @@ LESSONS = (
     "06_truncation",
     "07_data_size",
     "08_full_vs_lora_qlora",
+    "09_expert_iteration",
     "10_out_of_memory",
 )
 
