@@ -163,23 +163,7 @@ def test_the_lesson_of_an_exercise_names_it(exercise) -> None:
     assert exercise.number in prose and all(name in prose for name in exercise.functions)
 
 
-# Rewritten as lessons; the others are still too long.
-LESSONS = (
-    "00_start_here",
-    "01_token_lengths",
-    "02_masked_loss",
-    "03_grader",
-    "04_first_sft_run",
-    "05_learning_rate_and_batch",
-    "06_truncation",
-    "07_data_size",
-    "08_full_vs_lora_qlora",
-    "09_expert_iteration",
-    "10_out_of_memory",
-)
-
-
-@pytest.mark.parametrize("name", LESSONS)
+@pytest.mark.parametrize("name", NAMES)
 def test_a_lesson_is_short(name) -> None:
     cells = read(name).cells
     words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")

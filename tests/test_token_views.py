@@ -18,7 +18,6 @@ from cs336_sft.lessons.token_views import (
     plot_token_values,
     plot_tokens,
     show_widget,
-    side_by_side,
     token_texts,
     tokens_html,
     view_batch,
@@ -128,14 +127,6 @@ def test_tokens_are_escaped(texts) -> None:
     assert set(parsed.tags) == {"div", "span"}
     assert parsed.tags.count("span") == len(texts)
     assert "".join(parsed.texts) == "".join(texts)
-
-
-def test_texts_side_by_side_are_escaped() -> None:
-    shown = side_by_side({HOSTILE: "plain", "model": HOSTILE + "\nsecond line"})
-    parsed = Text(shown.html)
-    assert set(parsed.tags) == {"table", "tr", "th", "td"}
-    assert parsed.texts == [HOSTILE, "model", "plain", HOSTILE + "\nsecond line"]
-    assert str(shown) == f"--- {HOSTILE} ---\nplain\n--- model ---\n{HOSTILE}\nsecond line"
 
 
 def test_html_has_a_plain_stand_in() -> None:

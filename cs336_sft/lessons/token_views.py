@@ -117,16 +117,6 @@ def tokens_html(views: Sequence[TokenView]) -> Rendering:
     return Rendering(f'<div style="{page}">{"".join(spans)}</div>', " ".join(map(_plain, views)))
 
 
-def side_by_side(columns: Mapping[str, str]) -> Rendering:
-    """Show texts in columns under their titles (plain text: one below the other)."""
-    cell = "text-align:left;vertical-align:top;border:1px solid #ccc;padding:6px"
-    heads = "".join(f'<th style="{cell}">{escape(title)}</th>' for title in columns)
-    pre = "white-space:pre-wrap;font-family:monospace"
-    cells = "".join(f'<td style="{cell};{pre}">{escape(text)}</td>' for text in columns.values())
-    text = "\n".join(f"--- {title} ---\n{text}" for title, text in columns.items())
-    return Rendering(f"<table><tr>{heads}</tr><tr>{cells}</tr></table>", text)
-
-
 def plot_tokens(rows: Mapping[str, Sequence[TokenView]], *, title: str = "") -> NotebookFigure:
     """Draw sequences as rows of boxes, filled where the loss counts the token.
 
