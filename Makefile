@@ -90,8 +90,9 @@ soak: $(STAMP) ## the tests that take too long for CI, mutation testing of solut
 	$(BIN)/python -m pytest -m soak --timeout=3600
 	$(BIN)/python -m pytest --nbval-lax --nbval-current-env --nbval-cell-timeout=600 --timeout=900 notebooks/appendix
 
-lab: $(STAMP) ## JupyterLab on the notebooks, with this environment's kernel
-	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab notebooks
+lab: $(STAMP) ## JupyterLab on your copies of the notebooks, without outputs: my_notebooks/
+	$(BIN)/python tools/learner_copies.py my_notebooks
+	PATH="$(CURDIR)/$(BIN):$$PATH" JUPYTER_PREFER_ENV_PATH=1 $(BIN)/python -m jupyterlab my_notebooks
 
 notebooks: $(STAMP) ## run the notebooks and store their outputs in place (for authors)
 	$(BIN)/python tools/run_notebooks.py --inplace
