@@ -169,3 +169,36 @@ def test_exercises_in_plain_python_are_checked_without_pytorch(exercise, tmp_pat
     assert check(right)["status"] == "passed"
     wrong = sorted((ROOT / "tests/mistakes" / exercise).glob("*.py"))[0]
     assert check(wrong)["status"] == "wrong"
+
+
+@needs_fork
+def test_the_submissions_of_a_class(tmp_path, capsys) -> None:
+    hard, easy = find_exercise("ex07"), find_exercise("ex08")
+    for name in ("ada", "bob", "eve"):
+        (tmp_path / name / "work").mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    right = (ROOT / "solutions" / hard.file_name).read_text()
+    (tmp_path / "ada/work" / hard.file_name).write_text(right)
+    (tmp_path / "ada" / easy.file_name).write_text("import sys\nsys.exit(1)\n")
+    (tmp_path / "bob" / hard.file_name).write_text((ROOT / "tests/mistakes/ex07/first_marker.py").read_text())
+    (tmp_path / "bob/work" / easy.file_name).write_text(stub_text(easy))
+    (tmp_path / "eve" / hard.file_name).symlink_to(tmp_path / "ada/work" / hard.file_name)
+    assert main(["grade-folder", str(tmp_path), "--json"]) == 0
+    ada, bob, eve = json.loads(capsys.readouterr().out)
+    assert [(item["submission"], item["passed"]) for item in (ada, bob, eve)] == [("ada", 1), ("bob", 0), ("eve", 0)]
+    assert [ada["exercises"][number]["status"] for number in ("ex07", "ex08", "ex01")] == [
+        "passed",
+        "crashed",
+        "missing",
+    ]
+    assert (bob["exercises"]["ex07"]["status"], bob["exercises"]["ex07"]["slip"]) == ("wrong", "first-marker")
+    assert bob["exercises"]["ex08"]["status"] == "not attempted"
+    assert eve["exercises"]["ex07"]["status"] == "missing"  # a link to another's file is no submission
+    assert main(["grade-folder", str(tmp_path)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert table[0].split()[:3] == ["submission", "passed", "ex01"] and table[-3].split()[:2] == ["ada", "1"]
+
+
+def test_grade_folder_names_what_is_missing(tmp_path, capsys) -> None:
+    assert main(["grade-folder", str(tmp_path / "none")]) == 2 and "no such folder" in capsys.readouterr().err
+    assert main(["grade-folder", str(tmp_path)]) == 2 and "holds no folder" in capsys.readouterr().err

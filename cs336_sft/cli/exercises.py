@@ -1,4 +1,4 @@
-"""The commands of the exercises: ``check``, ``hint``, ``solution``, ``reset``, ``progress`` and ``watch``."""
+"""The commands of the exercises, from ``check`` to ``grade-folder``."""
 
 from __future__ import annotations
 
@@ -29,11 +29,14 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         ("reset", reset_exercise, "put the stub of an exercise back; your file is kept under another name"),
         ("progress", show_progress, "list of exercises that pass and that are still to be done"),
         ("watch", watch_files, "check an exercise each time its file is saved; Ctrl-C ends it"),
+        ("grade-folder", grade_folder, "check the submissions of a class, a folder each"),
     ):
         parser = subparsers.add_parser(name, help=text)
         parser.set_defaults(run=run)
         if name in ("check", "watch"):
             parser.add_argument("exercise", nargs="?", metavar="exNN", help="number of the exercise; default: all")
+        elif name == "grade-folder":
+            parser.add_argument("folder", metavar="DIR", help="folder that holds a folder for each submission")
         elif name != "progress":
             parser.add_argument("exercise", metavar="exNN", help="number of the exercise, such as ex03")
         if name == "hint":
@@ -43,7 +46,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
             parser.add_argument("--file", metavar="PATH", help="your file, if it is not exercises/exNN_name.py")
         if name in ("solution", "reset"):
             parser.add_argument("--yes", action="store_true", help="don't ask")
-        if name == "check":
+        if name in ("check", "grade-folder"):
             common.add_json(parser)
 
 
@@ -124,6 +127,41 @@ def show_progress(args: argparse.Namespace) -> int:
     if left:
         hours = sum(exercise.minutes for exercise in left) / 60
         print(f"next: {left[0].title} (about {hours:.1f} hours of exercises are left)")
+    return 0
+
+
+def grade_folder(args: argparse.Namespace) -> int:
+    """Check every submission's files, wherever they lie in its folder."""
+    from cs336_sft.exercises.checker import check_file
+    from cs336_sft.exercises.sandbox.runner import Server
+
+    folder = Path(args.folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", "give the folder that holds a folder for each submission")
+    submissions = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if not submissions:
+        raise DataError(f"{folder} holds no folder", "put each submission into a folder with its author's name")
+    graded = []
+    with Server() as server:
+        for place in submissions:
+            found = {}
+            for exercise in EXERCISES:
+                files = [path for path in sorted(place.rglob(exercise.file_name)) if path.is_file()]
+                own = [path for path in files if path.resolve().is_relative_to(place.resolve())]  # no link to another's
+                found[exercise.number] = (
+                    check_file(exercise, own[0], server).as_dict() if own else {"status": "missing"}
+                )
+            passed = sum(report["status"] == "passed" for report in found.values())
+            graded.append({"submission": place.name, "passed": passed, "exercises": found})
+            common.note(f"{place.name}: {passed} of {len(EXERCISES)} pass")
+    if args.json:
+        common.print_json(graded)
+        return 0
+    rows = [
+        (item["submission"], str(item["passed"]), *(report["status"] for report in item["exercises"].values()))
+        for item in graded
+    ]
+    common.print_table(("submission", "passed", *(exercise.number for exercise in EXERCISES)), rows)
     return 0
 
 
