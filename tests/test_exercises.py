@@ -242,3 +242,12 @@ def test_stanford_s_adapters_are_this_library_s_functions() -> None:
     assert loss.item() == (0 + 2 + 4 + 5) / 2 / 2 and isinstance(metadata, dict)
     with pytest.raises(NotImplementedError):
         adapters.run_grpo_train_step()
+
+
+def test_the_usual_first_repair_of_ex13_leaves_the_other_faults_named(tmp_path) -> None:
+    """`zero_grad` in its usual place, before `backward`, with everything else still broken."""
+    stub = stub_text(find_exercise("ex13"))
+    file = tmp_path / "mine.py"
+    file.write_text(stub.replace("loss.backward()", "optimizer.zero_grad()\n                loss.backward()"))
+    message = check("ex13", file=file).failure.message
+    assert "5 faults are left" in message and "clear them once a step" in message and "more updates than" in message

@@ -34,6 +34,7 @@ EXTRA = {
     "padding-learned": "padding is learned: a position after the end of a response is no target",
     "prompt-learned": "the prompt is learned: only the response is a target",
     "no-clipping": "gradients are no longer clipped to norm 1 before the update: the clipping was right, keep it",
+    "zero-grad-per-microbatch": "gradients are cleared before each microbatch: clear them once a step, so that they add up",
     "clip-per-microbatch": "gradients are clipped after each microbatch: clip once, when the step's gradient is complete",
 }
 
@@ -68,6 +69,8 @@ def reference(
                 log_p = torch.log_softmax(model(input_ids).logits, dim=-1)
                 log_p = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
                 loss = -(log_p * mask).sum() / (mask.sum() if "mean-of-means" in faults else total)
+                if "zero-grad-per-microbatch" in faults:
+                    optimizer.zero_grad()
                 loss.backward()
                 step_loss += loss.item()
                 if faults & {"step-per-microbatch", "clip-per-microbatch"}:
@@ -122,7 +125,10 @@ def _faults_of(yours: Any, case: Case) -> frozenset[str] | None:
     """Find the smallest set of faults that trains to the learner's weights."""
     planted = [frozenset(names) for n in range(1, len(FAULTS) + 1) for names in combinations(FAULTS, n)]
     extra = [frozenset({name}) for name in EXTRA]
-    for faults in [*extra, *planted, *(one | other for one in extra for other in planted if len(other) == 1)]:
+    both = [one | other for one in extra for other in planted if len(other) == 1]
+    # The usual place of zero_grad, before backward, is where most learners put it first, with other faults left.
+    usual = [other | {"zero-grad-per-microbatch"} for other in planted if "no-zero-grad" not in other]
+    for faults in [*extra, *planted, *both, *usual]:
         if same(_trained(case, observe_here(partial(reference, faults=faults), case))["weights"], yours["weights"]):
             return faults
     return None
