@@ -21,9 +21,7 @@ H100, H100_MEMORY = (9, 0), 232_448
 @pytest.mark.skipif(triton_head.triton is None, reason="needs the package triton (Linux), not an old one")
 def test_the_kernels_numbers_on_the_cpu() -> None:
     script = Path(__file__).with_name("triton_interpreter.py")
-    paths = os.pathsep.join(
-        [str(script.parents[1]), os.environ.get("PYTHONPATH", "")]
-    )  # also where it is not installed
+    paths = os.pathsep.join([str(script.parents[1]), os.environ.get("PYTHONPATH", "")])  # if not installed
     environment = os.environ | {"TRITON_INTERPRET": "1", "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0 and done.stdout == "right\n", done.stderr
