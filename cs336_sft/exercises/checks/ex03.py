@@ -37,7 +37,7 @@ CASES = [
         ),
         {"dim": 0},
         label="[[1 2] [nan -inf]] with only the nan masked",
-        why="a masked nan must not reach the result: nan * 0 is nan, so choose with torch.where instead",
+        why="a masked nan must not reach the result, and an unmasked -inf must: choose with torch.where",
     ),
 ]
 
@@ -63,6 +63,7 @@ SLIPS = slips(
         "if-dim": "takes dim=0 for no dim: 0 is false in Python, so test `dim is None`",
         "keepdim": "keeps the summed dimension with size 1; the contract drops it",
         "no-graph": "the result has no graph: detach, item, numpy or no_grad cut it off, and the loss could not be trained on",
+        "nan-to-num": "replaces nan and infinity everywhere: the -inf that is not masked has to reach the result",
         "times-mask": "multiplies by the mask: nan * 0 is nan, so a masked nan reaches the result; choose with torch.where",
     },
     {
@@ -77,6 +78,7 @@ SLIPS = slips(
         "if-dim": _formula(lambda k, m, c, d, t: (k.sum(dim=d) if d else k.sum()) / c),
         "keepdim": _formula(lambda k, m, c, d, t: (k.sum() if d is None else k.sum(dim=d, keepdim=True)) / c),
         "no-graph": _formula(lambda k, m, c, d, t: (k.sum(dim=d) / c).detach()),
+        "nan-to-num": lambda t, m, c, dim=None: torch.nan_to_num(t * m).sum(dim=dim) / c,
         "times-mask": lambda t, m, c, dim=None: (t * m).sum(dim=dim) / c,
     },
 )
