@@ -144,13 +144,15 @@ def grade_folder(args: argparse.Namespace) -> int:
     graded = []
     with Server() as server:
         for place in submissions:
+            own = {  # file name -> path; a link to another's file is no submission
+                path.name: path
+                for path in sorted(place.rglob("ex*.py"), reverse=True)
+                if path.is_file() and path.resolve().is_relative_to(place.resolve())
+            }
             found = {}
             for exercise in EXERCISES:
-                files = [path for path in sorted(place.rglob(exercise.file_name)) if path.is_file()]
-                own = [path for path in files if path.resolve().is_relative_to(place.resolve())]  # no link to another's
-                found[exercise.number] = (
-                    check_file(exercise, own[0], server).as_dict() if own else {"status": "missing"}
-                )
+                file = own.get(exercise.file_name)
+                found[exercise.number] = check_file(exercise, file, server).as_dict() if file else {"status": "missing"}
             passed = sum(report["status"] == "passed" for report in found.values())
             graded.append({"submission": place.name, "passed": passed, "exercises": found})
             common.note(f"{place.name}: {passed} of {len(EXERCISES)} pass")

@@ -59,7 +59,7 @@ class SingleProcess:
     def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         """Return the model and the optimizer to train with."""
         if can_be_graphed(model):
-            self.forward = GraphedForward(model, torch.bfloat16 if config.mixed_precision == "bf16" else torch.float32)
+            self.forward = GraphedForward(model, torch.bfloat16 if config.mixed_precision == "bf16" else None)
         return model, optimizer
 
     def finish_update(self, optimizer: torch.optim.Optimizer) -> None:

@@ -49,17 +49,18 @@ class GraphedForward:
     The parameters' ``grad`` tensors are part of a recording: set them to zero between steps, never to None.
     """
 
-    def __init__(self, model: torch.nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(self, model: torch.nn.Module, dtype: torch.dtype | None = None) -> None:
         self.model, self.recordings, self.failed = model, {}, False
         self._forget()
         self._anchor = torch.ones((), requires_grad=True)  # lets autograd call the recorded backward
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         for parameter in self._trained:
             parameter.grad = torch.zeros_like(parameter)
-        self._copies = [
+        head = find_head_module(model)
+        self._copies = [  # in autocast's dtype; without autocast (None) the weights are used as they are
             (module, name, parameter, _copy_for(parameter, dtype))
             for module in model.modules()
-            if type(module) is torch.nn.Linear and module is not find_head_module(model)
+            if dtype and type(module) is torch.nn.Linear and module is not head
             for name, parameter in module.named_parameters(recurse=False)
             if parameter.requires_grad and parameter.dtype != dtype
         ]
