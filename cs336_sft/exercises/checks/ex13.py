@@ -125,10 +125,10 @@ def _faults_of(yours: Any, case: Case) -> frozenset[str] | None:
     """Find the smallest set of faults that trains to the learner's weights."""
     planted = [frozenset(names) for n in range(1, len(FAULTS) + 1) for names in combinations(FAULTS, n)]
     extra = [frozenset({name}) for name in EXTRA]
-    both = [one | other for one in extra for other in planted if len(other) == 1]
+    both = [one | other for one in extra for other in planted[: len(FAULTS)]]  # the first of `planted` are single
     # The usual place of zero_grad, before backward, is where most learners put it first, with other faults left.
     usual = [other | {"zero-grad-per-microbatch"} for other in planted if "no-zero-grad" not in other]
-    for faults in [*extra, *planted, *both, *usual]:
+    for faults in dict.fromkeys([*extra, *planted, *both, *usual]):  # each once
         if same(_trained(case, observe_here(partial(reference, faults=faults), case))["weights"], yours["weights"]):
             return faults
     return None

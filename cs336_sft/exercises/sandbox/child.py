@@ -61,7 +61,8 @@ def work(task: dict[str, Any], calls: list[tuple[str, Any]]) -> None:
         os.write(results, write_observation(seen).encode() + b"\n")
 
     with suppress(OSError):
-        if any(name in Path(file).read_bytes() for name in (b"torch", b"cs336_sft", b"transformers")):
+        code = Path(file).read_bytes()
+        if any(name in code for name in (b"torch", b"cs336_sft", b"transformers")):
             importlib.import_module("torch")  # before the limit: its libraries need addresses
     limit(task["memory"], task["seconds"])
     spec = importlib.util.spec_from_file_location("learner_exercise", file)
