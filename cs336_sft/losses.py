@@ -14,7 +14,7 @@ import torch
 from cs336_sft.errors import ConfigError
 from cs336_sft.logprobs import get_response_log_probs
 from cs336_sft.model.chunked_head import one_pass_loss
-from cs336_sft.model.output_head import run_to_head
+from cs336_sft.model.output_head import OutputHead, run_to_head
 from cs336_sft.records import Batch
 
 
@@ -110,21 +110,27 @@ def plain_sft_loss(model: torch.nn.Module, batch: Batch, divisor: float) -> torc
     return token_mean_loss(log_probs, batch.response_mask, divisor)
 
 
+def run_to_response(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, OutputHead]:
+    """Return the hidden states ``[N, H]`` from which a batch's N response tokens are predicted, and the output head."""
+    # No attention mask: padding is on the right, so causal attention never looks at it.
+    hidden, head = run_to_head(model, {"input_ids": batch.input_ids})  # [B, T, H]
+    # The mask is on the CPU still: to count on a GPU would wait for all work in progress.
+    positions = batch.response_mask.flatten().nonzero().squeeze(-1)  # [N]
+    return hidden.flatten(0, 1).index_select(0, positions.to(hidden.device, non_blocking=True)), head
+
+
 def sft_loss(
-    model: torch.nn.Module, batch: Batch, divisor: float, forward: Callable[..., Any] = run_to_head
+    model: torch.nn.Module, batch: Batch, divisor: float, forward: Callable[..., Any] = run_to_response
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Compute the loss that the course trains with, on one microbatch.
 
     Equal to ``plain_sft_loss`` in value and gradient, but the output head runs on the response positions only, a few
-    hundred at a time, and its gradients are made in the forward pass. ``forward`` is ``run_to_head`` or a faster one.
-    Returns ``(loss, log_probs)``: a scalar for one ``backward``, and ``[N]`` nats of the N response tokens, detached.
+    hundred at a time, and its gradients are made in the forward pass. ``forward`` is ``run_to_response`` or a faster
+    one. Returns ``(loss, log_probs)``: a scalar for one ``backward``, and ``[N]`` nats of the N response tokens,
+    detached.
     """
-    # All that is counted or checked is on the CPU still: on a GPU it would wait for all work in progress.
-    positions = batch.response_mask.flatten().nonzero().squeeze(-1)  # [N]
-    labels = batch.labels.flatten()[positions]  # [N]
-    # No attention mask: padding is on the right, so causal attention never looks at it.
-    hidden, head = forward(model, {"input_ids": batch.input_ids})  # [B, T, H]
-    hidden = hidden.flatten(0, 1).index_select(0, positions.to(hidden.device, non_blocking=True))  # [N, H]
+    hidden, head = forward(model, batch)  # [N, H]
+    labels = batch.labels[batch.response_mask]  # [N]
     loss, log_probs, *_ = one_pass_loss(hidden, head, labels, 1.0 / divisor)
     return loss, log_probs
 

@@ -6,6 +6,7 @@ FOLDER holds model/, examples.json, config.json and problems.jsonl. The gradient
 FOLDER/RUN.gradients.safetensors. With KILL=RANK:STEP the process of that rank kills itself after that step; with
 KILL=RANK:ROUND:STEP after that step of a round of expert iteration. ORDER=reversed: one process, which goes through the
 microbatches of a step from the last to the first; ORDER=dealt: which makes those of two processes, one after the other.
+GRAPHED=1: the step of a GPU's graphs.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cs336_sft.grading import gsm8k_reward_fn
 from cs336_sft.model.loading import load_model_and_tokenizer
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Example
-from cs336_sft.training import loop
+from cs336_sft.training import distributed, loop
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.loop import train_sft
 from cs336_sft.utils.distributed import is_main, rank
@@ -146,6 +147,8 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     if "ORDER" in os.environ:
         in_another_order(os.environ["ORDER"])
+    if "GRAPHED" in os.environ:  # a CPU records nothing, but goes the same way
+        distributed.can_be_graphed = lambda *_: True
     if "KILL" in os.environ:
         die_at(os.environ["KILL"])
     (iterate if "ei" in sys.argv else main)(Path(sys.argv[1]), sys.argv[2])

@@ -98,10 +98,12 @@ def trained(folder) -> Path:
     for mode in ("one", "ddp", "fsdp2"):
         done = launch(folder, mode, mode)
         assert done.returncode == 0, done.stderr[-3000:]
+    done = launch(folder, "graphed", "ddp", GRAPHED="1")
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("mode", ["ddp", "graphed", "fsdp2"])
 def test_loss_and_gradients_are_those_of_one_process(trained, mode) -> None:
     one, two = load_result(trained / "one"), load_result(trained / mode)
     assert read_json(two.run_dir / "versions.json")["sessions"][0]["processes"] == 2
@@ -126,7 +128,7 @@ def test_evaluations_are_shared_out_and_hold_every_sample_once(trained, mode) ->
         assert mine == theirs and len(mine) == 10
 
 
-@pytest.mark.parametrize("mode", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("mode", ["ddp", "graphed", "fsdp2"])
 def test_files_are_those_of_one_process(trained, mode) -> None:
     """One writer: no line twice, no file more, and a checkpoint that a single process can read."""
     names = {path.relative_to(trained / "one") for path in (trained / "one").rglob("*")}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from cs336_sft.data.batching import deal
-from cs336_sft.model.output_head import run_to_head
+from cs336_sft.losses import run_to_response
 from cs336_sft.records import Batch, Example
 from cs336_sft.tokenization import collate
 from cs336_sft.training.config import SFTConfig
@@ -27,9 +27,10 @@ class SingleProcess:
     """One process, which does everything itself; the main one of several writes the files."""
 
     saves_alone = True  # whether the main process can save a checkpoint without the others
+    exchange: Callable[[torch.Tensor], Any] | None = None  # begins to average a tensor over the processes
 
     def __init__(self) -> None:
-        self.forward: Callable[..., Any] = run_to_head  # the model up to its output head
+        self.forward: Callable[..., Any] = run_to_response  # of a microbatch, up to the output head
         self.rank, self.size, self.is_main = processes.rank(), processes.world_size(), processes.is_main()
         self.device = processes.own_device()
 
@@ -58,13 +59,14 @@ class SingleProcess:
 
     def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
         """Return the model and the optimizer to train with."""
-        if can_be_graphed(model):
-            self.forward = GraphedForward(model, torch.bfloat16 if config.mixed_precision == "bf16" else None)
+        dtype = torch.bfloat16 if config.mixed_precision == "bf16" else None
+        if can_be_graphed(model, dtype):
+            self.forward = GraphedForward(model, dtype, self.exchange)
         return model, optimizer
 
     def finish_update(self, optimizer: torch.optim.Optimizer) -> None:
         """Free the gradients, or zero those of graphs and renew their weights."""
-        graphed = self.forward is not run_to_head and not self.forward.failed
+        graphed = self.forward is not run_to_response and not self.forward.failed
         optimizer.zero_grad(set_to_none=not graphed)
         if graphed:
             self.forward.renew()
@@ -78,9 +80,9 @@ class SingleProcess:
 
     def close(self) -> None:
         """Leave the caller's model on the device, without traces of training."""
-        if self.forward is not run_to_head:
+        if self.forward is not run_to_response:
             self.forward.close()
-            self.forward = run_to_head
+            self.forward = run_to_response
 
 
 class DataParallel(SingleProcess):
@@ -89,9 +91,21 @@ class DataParallel(SingleProcess):
     def in_turn(self, model: torch.nn.Module, microbatches: Sequence[Batch]) -> Iterator[Batch]:
         """Yield the microbatches, and exchange gradients in the last one."""
         microbatches = microbatches or [idle_batch()]  # every process must take part in the exchange
+        graphed = self.forward is not run_to_response
         for number, batch in enumerate(microbatches, start=1):
-            with nullcontext() if number == len(microbatches) else model.no_sync():
+            last = number == len(microbatches)
+            if graphed:
+                self.forward.exchanges = last
+            with nullcontext() if last or graphed else model.no_sync():
                 yield batch
+        if graphed:
+            self.forward.finish_exchange()
+
+    def exchange(self, tensor: torch.Tensor) -> Any:
+        """Begin to average a tensor over the processes, in place."""
+        if self.device.type == "cuda":
+            return torch.distributed.all_reduce(tensor, torch.distributed.ReduceOp.AVG, async_op=True)
+        return torch.distributed.all_reduce(tensor.div_(self.size), async_op=True)  # gloo knows no average
 
     def sum(self, value: Any) -> Any:
         total = torch.as_tensor(value, device=self.device).clone()
@@ -102,6 +116,11 @@ class DataParallel(SingleProcess):
         processes.gather(None)
 
     def wrap(self, model: torch.nn.Module, optimizer: torch.optim.AdamW, config: SFTConfig) -> Trained:
+        found = super().wrap(model, optimizer, config)
+        if self.forward is not run_to_response:  # its graphs exchange the gradients
+            for tensor in (*model.parameters(), *model.buffers()):
+                torch.distributed.broadcast(tensor.data, 0)
+            return found
         devices = [self.device] if self.device.type == "cuda" else None
         return torch.nn.parallel.DistributedDataParallel(model, device_ids=devices), optimizer
 

@@ -23,6 +23,8 @@ from cs336_sft.training.distributed import DataParallel, Trained, idle_batch
 from cs336_sft.training.step import make_optimizer
 from cs336_sft.utils import distributed as processes
 
+TOGETHER = 4  # layers that are gathered at once: Python's part of each gathering takes longer than a small layer
+
 
 def is_requested() -> bool:
     """Return whether ``accelerate launch`` asks for FSDP2."""
@@ -47,10 +49,12 @@ class FullySharded(DataParallel):
         mesh = init_device_mesh(self.device.type, (self.size,))
         bf16 = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
         policy = MixedPrecisionPolicy(**bf16 if config.mixed_precision == "bf16" else {})
-        layers = set(getattr(model, "_no_split_modules", None) or ())
-        for part in self._sharded_model.modules():
-            if type(part).__name__ in layers:
-                fully_shard(part, mesh=mesh, mp_policy=policy)
+        names = set(getattr(model, "_no_split_modules", None) or ())
+        layers = [part for part in self._sharded_model.modules() if type(part).__name__ in names]
+        again = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true") == "true"  # of the file for `accelerate launch`
+        for first in range(0, len(layers), TOGETHER):
+            together = layers[first : first + TOGETHER]
+            fully_shard(together, mesh=mesh, mp_policy=policy, reshard_after_forward=again)
         # The root holds embedding and head. The loss reads the head after the model's forward: it must be whole then.
         fully_shard(self._sharded_model, mesh=mesh, mp_policy=policy, reshard_after_forward=False)
         self._sharded_optimizer = make_optimizer(self._sharded_model, config)
