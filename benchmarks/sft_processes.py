@@ -38,8 +38,9 @@ ONE = {"one process": (SingleProcess, "1", 0, ""), "one process without graphs":
 SEVERAL = {
     "DDP": (DataParallel, "1", 0, ""),
     "DDP without graphs": (DataParallel, "0", 0, ""),
-    "FSDP2": (fsdp.FullySharded, "0", 4, "false"),
-    "FSDP2, gathered again": (fsdp.FullySharded, "0", 4, "true"),
+    "FSDP2": (fsdp.FullySharded, "0", fsdp.TOGETHER, "false"),
+    "FSDP2, 7 layers at once": (fsdp.FullySharded, "0", 7, "false"),
+    "FSDP2, gathered again": (fsdp.FullySharded, "0", fsdp.TOGETHER, "true"),
     "FSDP2, gathered again, layer by layer": (fsdp.FullySharded, "0", 1, "true"),
 }
 

@@ -115,7 +115,7 @@ class GraphedForward:
             for name, parameter in module.named_parameters(recurse=False)
             if parameter.requires_grad and parameter.dtype != dtype
         ]
-        self._norms = [module for module in model.modules() if type(module).__name__ in _RMS_NORMS]
+        self._norms = find_norms(model)
         copied = {id(parameter) for _, _, parameter, _ in self._copies}
         self._of_head = [parameter for parameter in head.parameters() if parameter.requires_grad]
         apart = copied | {id(parameter) for parameter in self._of_head}  # the head's gradient comes from outside, too
@@ -251,8 +251,7 @@ class GraphedForward:
         self.model.config._attn_implementation = "packed"
         for module, name, _, copy in self._copies:
             module._parameters[name] = copy
-        for norm in self._norms:
-            norm.forward = partial(_rms_norm, norm)
+        shorten(self._norms)
         try:
             yield
         finally:
@@ -294,6 +293,16 @@ def packed_attention(module, query, key, value, attention_mask, *, scaling=None,
     seen = (sequence[:, None] == sequence) & (behind >= 0) & (behind < (sliding_window or len(place)))
     settings = {"attn_mask": seen, "scale": scaling, "enable_gqa": key.shape[1] < query.shape[1]}
     return F.scaled_dot_product_attention(query, key, value, **settings).transpose(1, 2), None
+
+
+def find_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
+    return [module for module in model.modules() if type(module).__name__ in _RMS_NORMS]
+
+
+def shorten(norms: list[torch.nn.Module]) -> None:
+    """Make RMSNorm one kernel, until ``forward`` is deleted from the modules."""
+    for norm in norms:
+        norm.forward = partial(_rms_norm, norm)
 
 
 def _rms_norm(norm: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
