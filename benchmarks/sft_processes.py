@@ -39,7 +39,7 @@ SEVERAL = {
     "DDP": (DataParallel, "1", 0, ""),
     "DDP without graphs": (DataParallel, "0", 0, ""),
     "FSDP2": (fsdp.FullySharded, "0", fsdp.TOGETHER, "false"),
-    "FSDP2, 7 layers at once": (fsdp.FullySharded, "0", 7, "false"),
+    "FSDP2, 14 layers at once": (fsdp.FullySharded, "0", 14, "false"),
     "FSDP2, gathered again": (fsdp.FullySharded, "0", fsdp.TOGETHER, "true"),
     "FSDP2, gathered again, layer by layer": (fsdp.FullySharded, "0", 1, "true"),
 }

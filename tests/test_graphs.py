@@ -24,7 +24,7 @@ from cs336_sft.tokenization import collate
 from cs336_sft.training import distributed, graphs
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.distributed import SingleProcess
-from cs336_sft.training.graphs import GraphedForward, can_be_graphed, pack, packed_attention
+from cs336_sft.training.graphs import GraphedForward, Packed, can_be_graphed, pack, packed_attention
 from cs336_sft.training.loop import train_sft
 from cs336_sft.training.step import make_microbatches, make_optimizer, optimizer_step
 
@@ -145,7 +145,11 @@ def test_a_recording_is_made_once_for_a_shape(monkeypatch) -> None:
     for batch, (hidden, head) in zip(batches, found, strict=True):
         expected = model(batch.input_ids).logits[batch.response_mask]
         torch.testing.assert_close(head.module(hidden), expected, rtol=0, atol=1e-5)
-    assert made == [(256, 4, 256), (512, 4, 256), (768, 4, 256)]  # the filling is never empty
+    assert made == [(256, 4, 512), (512, 4, 512), (768, 4, 512)]  # the filling is never empty
+
+
+def make_packed(length: int) -> Packed:
+    return pack(torch.zeros(1, length, dtype=torch.long), torch.ones(1, length, dtype=torch.bool))
 
 
 @pytest.mark.parametrize("window", [None, 5])
@@ -163,7 +167,7 @@ def test_packed_sequences_do_not_see_each_other(device, window) -> None:
     found, _ = packed_attention(None, *heads, None, **names)  # [1, N, 4, 8]
     weights = torch.randn_like(found)
     gradients = torch.autograd.grad((found * weights).sum(), heads)
-    assert batch.longest == 512
+    assert batch.longest == 512 and make_packed(513).longest == 1024 and make_packed(512).longest == 512
     for start, length in zip(batch.starts.tolist(), lengths, strict=False):
         part = slice(start, start + length)
         q, k, v = [states[:, :, part].detach().float().requires_grad_() for states in heads]

@@ -211,9 +211,10 @@ def test_bfloat16_weights_follow_the_reference_and_lose_small_updates(model, tok
     model = model.float()
     coarse, exact = copy.deepcopy(model), copy.deepcopy(model).double()
     reference(exact, make_examples(), [LR] * 7)
-    train_sft(coarse, tokenizer, make_examples(), replace(CONFIG, weights_dtype="bfloat16"), tmp_path / "a")
+    config = replace(CONFIG, weights_dtype="bfloat16", checkpoint_every=6)
+    train_sft(coarse, tokenizer, make_examples(), config, tmp_path / "a")
     assert {p.dtype for p in coarse.parameters()} == {torch.bfloat16}
-    states = load_file(newest_checkpoint(tmp_path / "a/checkpoints").path / "optimizer.safetensors")
+    states = load_file(tmp_path / "a/checkpoints/step-00000006/optimizer.safetensors")
     assert {t.dtype for name, t in states.items() if not name.endswith("/step")} == {torch.bfloat16}
     flat = [torch.cat([p.detach().double().flatten() for p in m.parameters()]) for m in (model, coarse, exact)]
     start, coarse_flat, exact_flat = flat

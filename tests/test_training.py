@@ -24,6 +24,7 @@ from cs336_sft.prompts import get_template
 from cs336_sft.records import Example, Problem
 from cs336_sft.tokenization import make_examples
 from cs336_sft.training import loop as training
+from cs336_sft.training import session
 from cs336_sft.training.checkpoints import fingerprint_weights, newest_checkpoint
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.distributed import SingleProcess
@@ -384,6 +385,23 @@ def test_a_failing_evaluator_costs_no_training(make_model, tokenizer, examples, 
     assert [record["step"] for record in result.evaluations] == [0, 2, 4, 6, 7]
     assert result.evaluations[2]["x"] is None
     assert read_json(tmp_path / "versions.json")["sessions"][1]["from_step"] == 4
+
+
+@pytest.mark.parametrize(("seconds", "saved"), [(60, [6]), (-1, [3, 6])])
+def test_short_epochs_get_no_checkpoint_and_the_last_no_optimizer(
+    make_model, tokenizer, examples, tmp_path, monkeypatch, seconds, saved
+):
+    monkeypatch.setattr(session, "WORTH_SAVING", seconds)
+    config = SFTConfig(learning_rate=1e-3, batch_size=4, epochs=2, eval_every=None, progress=False)
+    model, again = make_model(), make_model()
+    train_sft(model, tokenizer, examples[:12], config, tmp_path)
+    folders = sorted((tmp_path / "checkpoints").iterdir())
+    assert [folder.name for folder in folders] == [f"step-{step:08d}" for step in saved]
+    with_optimizer = [folder for folder in folders if (folder / "optimizer.safetensors").exists()]
+    assert with_optimizer == folders[:-1]
+    (tmp_path / "result.json").unlink()  # as if it had been killed just before its end
+    train_sft(again, tokenizer, examples[:12], config, tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 
 def test_a_finished_run_is_returned_without_training(make_model, tokenizer, examples, tmp_path, monkeypatch):

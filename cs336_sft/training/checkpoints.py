@@ -9,6 +9,7 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,10 +30,11 @@ class Checkpoint:
 
 
 def save_checkpoint(
-    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer, keep: int | None = None
+    folder: Path, step: int, model: torch.nn.Module, optimizer: torch.optim.Optimizer | None, keep: int | None = None
 ) -> Checkpoint:
     """Write ``folder/step-00000012`` and keep the newest ``keep`` checkpoints.
 
+    Without ``optimizer``, that of a run's last step: AdamW's states are twice as large as the weights.
     Later ones, of steps that are being made again, are removed: they may be damaged and would outlive this one.
     """
     final = folder / f"step-{step:08d}"
@@ -40,12 +42,13 @@ def save_checkpoint(
 
     def write(temporary: Path) -> None:
         save_trained(model, temporary / "model.safetensors")
-        tensors = {
-            f"{name}/{field}": tensor
-            for name, parameter in model.named_parameters()
-            for field, tensor in optimizer.state.get(parameter, {}).items()
-        }
-        save_file(tensors, temporary / "optimizer.safetensors")
+        if optimizer:
+            tensors = {
+                f"{name}/{field}": tensor
+                for name, parameter in model.named_parameters()
+                for field, tensor in optimizer.state.get(parameter, {}).items()
+            }
+            save_file(tensors, temporary / "optimizer.safetensors")
         write_json(temporary / "state.json", {"step": step, "weights": weights})
         write_json(temporary / "manifest.json", {path.name: _file_hash(path) for path in sorted(temporary.iterdir())})
 
@@ -94,9 +97,12 @@ def load_trained(path: Path, model: torch.nn.Module) -> None:
 
 
 def load_optimizer(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Copy a checkpoint's states into a fresh optimizer, which keeps its settings."""
+    """Copy a checkpoint's states, if it has any, into a fresh optimizer, which keeps its settings."""
+    path = checkpoint.path / "optimizer.safetensors"
+    if not path.exists():
+        return
     states: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in load_file(checkpoint.path / "optimizer.safetensors").items():
+    for key, tensor in load_file(path).items():
         name, field = key.rsplit("/", 1)
         states.setdefault(name, {})[field] = tensor
     name_of = {parameter: name for name, parameter in model.named_parameters()}
@@ -110,11 +116,16 @@ def load_optimizer(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: to
 def fingerprint_weights(model: torch.nn.Module) -> str:
     """Compute the SHA-256 of names, types, shapes and bytes of all parameters."""
     digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        data = parameter.detach().cpu().contiguous()
-        digest.update(f"{name} {data.dtype} {tuple(data.shape)}\n".encode())
-        digest.update(data.reshape(-1).view(torch.uint8).numpy())
+    named = sorted(model.named_parameters())
+    with ThreadPoolExecutor() as threads:  # gigabytes, and hashlib lets other threads run
+        for (name, data), found in zip(named, threads.map(_hash_tensor, [value for _, value in named]), strict=True):
+            digest.update(f"{name} {data.dtype} {tuple(data.shape)} {found}\n".encode())
     return digest.hexdigest()
+
+
+def _hash_tensor(tensor: torch.Tensor) -> str:
+    data = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return hashlib.sha256(data.numpy()).hexdigest()
 
 
 def _trained(model: torch.nn.Module) -> dict[str, torch.Tensor]:

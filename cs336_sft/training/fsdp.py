@@ -24,7 +24,7 @@ from cs336_sft.training.graphs import find_norms, shorten
 from cs336_sft.training.step import make_optimizer
 from cs336_sft.utils import distributed as processes
 
-TOGETHER = 4  # layers that are gathered at once: Python's part of each gathering takes longer than a small layer
+TOGETHER = 7  # layers that are gathered at once: Python's part of a gathering takes longer than a layer does
 
 
 def is_requested() -> bool:

@@ -43,7 +43,7 @@ class Packed:
     input_ids: torch.Tensor  # [1, N]
     position_ids: torch.Tensor  # [1, N], from 0 in each sequence
     starts: torch.Tensor  # [B + 2] int32, where each begins; the last is N
-    longest: int  # a multiple of MULTIPLE that no sequence exceeds
+    longest: int  # a power of 2 that no sequence exceeds
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -267,14 +267,14 @@ def pack(ids: torch.Tensor, real: torch.Tensor) -> Packed:
 
     >>> batch = pack(torch.tensor([[5, 6, 7], [8, 0, 0]]), torch.tensor([[True, True, True], [True, False, False]]))
     >>> batch.input_ids[0, :5].tolist(), batch.position_ids[0, :5].tolist(), batch.starts.tolist(), batch.longest
-    ([5, 6, 7, 8, 0], [0, 1, 2, 0, 0], [0, 3, 4, 256], 256)
+    ([5, 6, 7, 8, 0], [0, 1, 2, 0, 0], [0, 3, 4, 256], 512)
     """
     lengths = real.sum(1)
     fill = MULTIPLE - int(lengths.sum()) % MULTIPLE  # at least 1: kernels need not know empty sequences
     lengths = torch.cat([lengths, lengths.new_tensor([fill])])
     starts = F.pad(lengths.cumsum(0), (1, 0))  # [B + 2]
     positions = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lengths)
-    longest = -(-int(lengths.max()) // MULTIPLE) * MULTIPLE
+    longest = max(512, 1 << int(lengths.max() - 1).bit_length())  # few values, so few recordings
     return Packed(F.pad(ids[real], (0, fill))[None], positions[None], starts.int(), longest)
 
 

@@ -90,8 +90,10 @@ def train_sft(
                     session.log_step({"step": step, "epoch": epoch, **numbers, **speed})
                     bar.set_postfix(loss=f"{numbers['loss']:.3f}", tokens_per_s=f"{tokens / seconds:.0f}")
                     bar.update()
-                    if step in checkpoint_at:
-                        session.save(step)  # before the evaluation, so that a crash in it loses nothing
+                    if step in checkpoint_at:  # before the evaluation, so that a crash in it loses nothing
+                        last = step == total
+                        if last or config.checkpoint_every != "epoch" or session.is_worth_saving():
+                            session.save(step, last=last)
                 due = step in evaluate_at and step not in session.evaluated
                 if due and not session.stop_requested():
                     _evaluate(session, evaluator, step, epoch)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -30,6 +31,7 @@ from cs336_sft.utils.interrupts import StopRequest
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+WORTH_SAVING = 60  # seconds; a checkpoint is 12 bytes a parameter, and takes half a minute for a model of 1.5B
 _log = logging.getLogger(__name__)
 
 
@@ -81,18 +83,23 @@ class Session:
         """Return whether any process was asked to stop, the same in all of them."""
         return bool(self.group.sum(int(self.stop.requested)))
 
-    def save(self, step: int) -> None:
-        """Write a checkpoint of the model after ``step``, unless there is one."""
+    def is_worth_saving(self) -> bool:
+        """Return whether a minute was trained since the last checkpoint, the same in all processes."""
+        return bool(self.group.sum(int(self.group.is_main and time.monotonic() - self._saved_at > WORTH_SAVING)))
+
+    def save(self, step: int, *, last: bool = False) -> None:
+        """Write a checkpoint of the model after ``step``, unless there is one; nothing is trained after the last."""
         if step == self._saved:
             return
-        self.group.collect(optimizer=self.group.is_main)
+        self.group.collect(optimizer=self.group.is_main and not last)
         if self.group.is_main:
             self.directory.metrics.sync()
             self.directory.evaluations.sync()
+            optimizer = None if last else self._own_optimizer
             checkpoints.save_checkpoint(
-                self.directory.checkpoints, step, self.model, self._own_optimizer, self.config.keep_checkpoints
+                self.directory.checkpoints, step, self.model, optimizer, self.config.keep_checkpoints
             )
-        self._saved = step
+        self._saved, self._saved_at = step, time.monotonic()
 
     def finish(self, steps: int) -> None:
         """Write the final model if it is kept, then the mark that the run is complete."""
@@ -108,7 +115,7 @@ class Session:
     def prepared(self, start: checkpoints.Checkpoint | None, changes: JSONDict) -> Iterator[None]:
         """Make the optimizer and rewind the logs, to continue from ``start``."""
         self.first_step = start.step + 1 if start else 1
-        self._saved, self._clipped = self.first_step - 1, 0
+        self._saved, self._saved_at, self._clipped = self.first_step - 1, time.monotonic(), 0
         self._own_optimizer = make_optimizer(self.model, self.config)
         if start:
             checkpoints.load_optimizer(start, self.model, self._own_optimizer)
