@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from cs336_sft.lessons.recorded import find_recorded, open_recorded
 
 from cs336_sft.experiments.ei_record import read_ei_record
 from cs336_sft.experiments.grid import Grid, read_grid
 from cs336_sft.experiments.record import FORMAT, read_sweep_record, recorded_losses
 from cs336_sft.expert_iteration.config import ExpertIterationConfig
-from cs336_sft.lessons.recorded import find_recorded, open_recorded
 from recipes.record_expert_iteration import ARMS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cs336_sft.lessons.step_cost import measure_cost
 
 from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.evaluation.response_scores import validation_loss
-from cs336_sft.lessons.step_cost import measure_cost
 from cs336_sft.model.loading import embedded_model_path, load_model_and_tokenizer
 from cs336_sft.records import Example
 
