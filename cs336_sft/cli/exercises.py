@@ -139,7 +139,7 @@ def reset_exercise(args: argparse.Namespace) -> int:
 
 
 def show_progress(args: argparse.Namespace) -> int:
-    """Check every exercise now, and print tables of lessons and exercises, storing nothing."""
+    """Check every exercise now, and print lessons and exercises, storing nothing."""
     from cs336_sft.lessons.learner import cells_run, prediction_states
 
     lessons = []

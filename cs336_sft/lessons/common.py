@@ -1,4 +1,4 @@
-"""What every lesson uses: the repository's folder, claims of the text, records, and differences told in words."""
+"""What every lesson uses: the repository's folder, claims of the text, records, and differences put into words."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = next((p for p in (Path.cwd(), *Path.cwd().parents) if (p / "recorded").is
 
 
 def begin() -> tuple[Profile, PromptTemplate, Callable]:
-    """Return the profile, its template, and a function that loads its base model and tokenizer without a sound."""
+    """Return the profile, its template, and what loads its base model and tokenizer."""
     quiet_libraries()
     profile = get_profile()
     load = partial(load_model_and_tokenizer, profile.model_source(), device=best_device())
@@ -45,10 +45,7 @@ def claim(holds: bool, text: str) -> None:
 def told(gap: Interval, unit: str = "points") -> str:
     """Tell a difference in words: higher, lower or can't tell.
 
-    Fractions are shown in points; with another unit the numbers stay as they are.
-
-    >>> print(told(Interval(0.05, 0.01, 0.09)), told(Interval(-0.2, -0.5, 0.1), "nats"), sep="; ")
-    +5.0 points [+1.0, +9.0]: higher; -0.200 nats [-0.500, +0.100]: can't tell
+    Fractions are shown in points, as "+5.0 points [+1.0, +9.0]: higher"; with another unit the numbers stay.
     """
     word = "higher" if gap.low > 0 else "lower" if gap.high < 0 else "can't tell"
     value, low, high = (f"{100 * x:+.1f}" if unit == "points" else f"{x:+.3f}" for x in (gap.value, gap.low, gap.high))
@@ -56,18 +53,18 @@ def told(gap: Interval, unit: str = "points") -> str:
 
 
 def outcomes(runs: pandas.DataFrame, lenient: bool = False) -> list[list[float]]:
-    """List each problem's outcome for each seed; where a seed has several runs, their mean."""
+    """List each problem's outcome for each seed (of several runs of a seed, the mean)."""
     seeds = [[is_correct(letters, lenient) for letters in part["outcomes"]] for _, part in runs.groupby("seed")]
     return [list(map(fmean, zip(*seed, strict=True))) for seed in seeds]
 
 
 def accuracy_interval(solved: Sequence[Sequence[float]]) -> Interval:
-    """Compute an accuracy with its interval over seeds and problems: the difference to solving nothing."""
+    """Compute an accuracy over seeds and problems, the difference to solving nothing."""
     return paired_difference_over_seeds([[0.0] * len(solved[0])] * len(solved), solved)
 
 
 def tell(label: str, first: pandas.DataFrame | Callable, second: pandas.DataFrame | Callable) -> None:
-    """Print the second side minus the first, strict and lenient, over seeds and problems.
+    """Print the second side minus the first, strict and lenient.
 
     A side is recorded runs, or a function that takes `lenient` and returns the outcomes of each seed.
     """

@@ -16,7 +16,7 @@ NOTEBOOKS, OWN = ROOT / "notebooks", ROOT / "my_notebooks"
 
 
 def copy_notebooks() -> list[Path]:
-    """Copy the notebooks without their outputs, and return the new paths. What is there already stays."""
+    """Copy the notebooks that are not there yet, without outputs. Return the paths."""
     made = []
     for source in sorted(NOTEBOOKS.rglob("*.ipynb")):
         copy = OWN / source.relative_to(NOTEBOOKS)
@@ -39,33 +39,36 @@ def predict(name: str, low: float | None, high: float | None) -> None:
     `None, None` stores nothing, nor does anything where the variable CS336_PREDICT is `skip`. A range may be changed
     until `reveal` has shown the number. Raises ConfigError: no range.
     """
-    if low is None and high is None:
+    if (low is None and high is None) or os.environ.get("CS336_PREDICT") == "skip":
         return
     if not all(isinstance(end, int | float) for end in (low, high)) or not low <= high:
         raise ConfigError(f"{name}: from {low} to {high}", "give two numbers, first the smaller one")
     known, mine = _predictions(), {"low": low, "high": high}
     if "measured" not in known.get(name, {}):
-        _store(known | {name: mine})
+        write_json(OWN / "predictions.json", known | {name: mine})
     elif not mine.items() <= known[name].items():
         print("The answer has been shown: what counts is your first range.")
 
 
 def reveal(name: str, measured: float, unit: str = "") -> None:
-    """Print a measured number and whether it lies in the predicted range, and store the first such number."""
+    """Print a measured number, and whether it lies in the predicted range.
+
+    The first number shown is stored with the range.
+    """
     number = f"{measured:,.0f}" if float(measured).is_integer() else f"{measured:.3g}"
     text = f"measured: {number} {unit}".rstrip()
     known = _predictions()
     if mine := known.get(name):
         if "measured" not in mine:
             mine["measured"] = float(measured)
-            _store(known)
+            write_json(OWN / "predictions.json", known)
         holds = mine["low"] <= measured <= mine["high"]
         text += f"; you said {mine['low']:g} to {mine['high']:g}: {'it holds' if holds else 'it does not hold'}"
     print(text)
 
 
 def prediction_states() -> dict[str, dict[str, str]]:
-    """Tell of each lesson's predictions whether they are `open`, `made`, `held` or `missed`."""
+    """List the predictions of each lesson as `open`, `made`, `held` or `missed`."""
     known, states = _predictions(), {}
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         names = re.findall(r'predict\(\\"([\w-]+)\\"', path.read_text(encoding="utf-8"))
@@ -74,7 +77,7 @@ def prediction_states() -> dict[str, dict[str, str]]:
 
 
 def cells_run(lesson: str) -> tuple[int, int]:
-    """Count the code cells of the learner's copy that have run, and all of them; (0, 0) without a copy."""
+    """Count the code cells of the copy that have run, and all (0, 0 without one)."""
     if not (path := OWN / f"{lesson}.ipynb").is_file():
         return 0, 0
     cells = [cell for cell in read_json(path, DataError)["cells"] if cell["cell_type"] == "code"]
@@ -91,8 +94,3 @@ def _predictions() -> dict[str, Any]:
     if os.environ.get("CS336_PREDICT") == "skip" or not (path := OWN / "predictions.json").exists():
         return {}
     return read_json(path, DataError, "delete it: your predictions are lost")
-
-
-def _store(predictions: dict[str, Any]) -> None:
-    if os.environ.get("CS336_PREDICT") != "skip":
-        write_json(OWN / "predictions.json", predictions)
