@@ -5,8 +5,8 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from cs336_sft.evaluation.intervals import Interval, paired_difference_over_seeds
-from cs336_sft.lessons.common import accuracy_interval, begin, claim, outcomes, tell, told
+from cs336_sft.evaluation.intervals import Interval, mean_interval, paired_difference_over_seeds
+from cs336_sft.lessons.common import accuracy_interval, begin, claim, outcomes, rate_difference, tell, told
 
 
 def test_a_claim_that_does_not_hold_is_an_error_only_with_the_embedded_model(monkeypatch, capsys) -> None:
@@ -68,3 +68,15 @@ def test_a_lesson_begins_with_the_profile_and_its_model(monkeypatch) -> None:
     assert (profile.name, template.name) == ("tiny", profile.template)
     assert model is not another, "each run of a lesson starts from weights of its own"
     assert tokenizer.decode(tokenizer("#### 4")["input_ids"]) == "#### 4" and len(tokenizer) <= model.config.vocab_size
+
+
+def test_a_difference_of_rates_counts_seeds_and_problems() -> None:
+    first, second = [0.2, 0.3, 0.4], [0.5, 0.6, 0.7]
+    steady = rate_difference(first, second, 100)  # no spread between the seeds: the problems' noise alone
+    half = 1.96 * ((0.3 * 0.7 + 0.6 * 0.4) / 100) ** 0.5
+    assert steady.value == pytest.approx(0.3) and steady.high - steady.value == pytest.approx(half, rel=0.02)
+    assert steady.value - steady.low == pytest.approx(steady.high - steady.value)
+    seeds = mean_interval([0.1, 0.3, 0.5])
+    spread = rate_difference(first, [0.3, 0.6, 0.9], 10**9)  # endless problems: the seeds' spread alone
+    assert (spread.low, spread.high) == pytest.approx((seeds.low, seeds.high), rel=1e-3)
+    assert rate_difference(second, first, 100).value == pytest.approx(-0.3)

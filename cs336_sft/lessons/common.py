@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, variance
 from typing import TYPE_CHECKING
 
 from cs336_sft.errors import DataError
-from cs336_sft.evaluation.intervals import Interval, paired_difference_over_seeds
+from cs336_sft.evaluation.intervals import CONFIDENCE, Interval, paired_difference_over_seeds, student_t_quantile
 from cs336_sft.evaluation.outcomes import is_correct
 from cs336_sft.experiments.profiles import Profile, get_profile
 from cs336_sft.experiments.record import read_recorded
@@ -71,6 +71,21 @@ def tell(label: str, first: pandas.DataFrame | Callable, second: pandas.DataFram
     for name, lenient in (("strict", False), ("lenient", True)):
         sides = (side(lenient) if callable(side) else outcomes(side, lenient) for side in (first, second))
         print(f"{label}, {name:7}: {told(paired_difference_over_seeds(*sides))}")
+
+
+def rate_difference(first: Sequence[float], second: Sequence[float], n: int) -> Interval:
+    """Compute the interval of a mean difference where only rates are known.
+
+    One rate a seed, each over the same n problems. It adds the spread of the seeds to the noise of the problems, as if
+    the two sides had answered different ones, which is cautious.
+    """
+    gaps = [b - a for a, b in zip(first, second, strict=True)]
+    of_problems = sum(fmean(side) * (1 - fmean(side)) for side in (first, second)) / n
+    of_seeds = variance(gaps) / len(gaps)
+    total, mean = of_problems + of_seeds, fmean(gaps)
+    degrees = total**2 / (of_problems**2 / n + of_seeds**2 / (len(gaps) - 1))
+    half = student_t_quantile(CONFIDENCE, int(degrees)) * total**0.5
+    return Interval(mean, mean - half, mean + half)
 
 
 def open_recorded(name: str, folder: Path = ROOT / "recorded") -> pandas.DataFrame:
