@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from pathlib import Path
 from statistics import median
 
@@ -28,6 +29,7 @@ NAMES = (
     "10_out_of_memory",
 )
 PNG = "iVBORw0KGgo="
+ASKED = r'(?m)^predict\("([\w-]+)", None, None\)  # .+: from, to$'  # with its unit
 
 
 def read(name: str):
@@ -171,3 +173,66 @@ def test_a_lesson_is_short(name) -> None:
     figures = sum("image/png" in out.get("data", {}) for cell in cells for out in cell.get("outputs", []))
     assert words <= 1600 and figures <= 8, (words, figures)
     assert sum(code) <= 280 and median(code) <= 8 and max(code) <= 30, code
+
+
+def setup_lines(cells) -> int:
+    """Count the lines of code in front of the lesson's first section, in however many cells."""
+    second = [index for index, cell in enumerate(cells) if cell.cell_type == "markdown"][1]
+    code = [cell.source for cell in cells[:second] if cell.cell_type == "code"]
+    return sum(bool(row.strip()) for source in code for row in source.splitlines())
+
+
+def test_a_setup_in_two_cells_counts_as_one() -> None:
+    def section(*sources):
+        cells = map(v4.new_code_cell, sources)
+        return [v4.new_markdown_cell("# Title"), *cells, v4.new_markdown_cell("## 1"), v4.new_code_cell("x = 1\ny = 2")]
+
+    assert setup_lines(section("import a\n\nimport b")) == 2
+    assert setup_lines(section("import a\nimport b", "c = 1\n\nd = 2\ne = 3")) == 5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_setup_of_a_lesson_is_short(name) -> None:
+    cells = read(name).cells
+    assert 0 < setup_lines(cells) <= 10
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_are_few_asked_in_words_and_answered_later(name) -> None:
+    cells = read(name).cells
+    asked, answered, questions = {}, {}, 0
+    for place, cell in enumerate(cells):
+        if cell.cell_type == "markdown":
+            questions += len(re.findall(r"\*\*Predict", cell.source))
+            continue
+        asked |= dict.fromkeys(
+            re.findall(r'^predict\("([\w-]+)", None, None\)  # .+: from, to$', cell.source, re.M), place
+        )
+        for found in re.findall(r'\breveal\("([\w-]+)"', cell.source):
+            assert found not in answered, f"{found} is revealed twice"
+            answered[found] = place
+        if "predict(" in cell.source:
+            assert cells[place - 1].cell_type == "markdown" and "**Predict" in cells[place - 1].source
+    assert 2 <= len(asked) <= 4 and set(asked) == set(answered)
+    assert all(asked[key] < answered[key] and key.startswith(name[:3].replace("_", "-")) for key in asked)
+    assert 0 < questions <= len(asked), "a question that says Predict has a cell"
+    source = "".join(cell.source for cell in cells)
+    assert source.count("predict(") == len(asked) + 1 and "my_prediction" not in source, "and the title explains it"
+
+
+def test_the_last_lesson_draws_how_well_the_learner_predicted() -> None:
+    assert any("prediction_states()" in cell.source and _pictures(cell) for cell in read(NAMES[-1]).cells)
+
+
+def _pictures(cell) -> list:
+    return [output for output in cell.get("outputs", []) if "image/png" in output.get("data", {})]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_figure_has_its_text_and_one_is_to_be_remembered(name) -> None:
+    cells = read(name).cells
+    texts = [output.metadata.get("image/png", {}).get("alt", "") for cell in cells for output in _pictures(cell)]
+    assert texts and all(text.startswith("Figure") and len(text) > 30 for text in texts), texts
+    assert len(set(texts)) == len(texts)
+    named = re.findall(r"figure to remember", "".join(c.source for c in cells if c.cell_type == "markdown"), re.I)
+    assert 1 <= len(named) <= 2, "in a heading or a line above it, or in its caption"

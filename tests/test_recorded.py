@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from cs336_sft.errors import DataError
 from cs336_sft.experiments.ei_record import read_ei_record
 from cs336_sft.experiments.grid import Grid, read_grid
-from cs336_sft.experiments.record import FORMAT, read_sweep_record, recorded_losses
+from cs336_sft.experiments.record import FORMAT, read_sweep_record
 from cs336_sft.expert_iteration.config import ExpertIterationConfig
-from cs336_sft.lessons.recorded import find_recorded, open_recorded
+from cs336_sft.lessons.common import open_recorded
 from recipes.record_expert_iteration import ARMS
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,25 +58,19 @@ def test_a_record_of_expert_iteration_has_todays_settings(path):
             assert {seed: run["changes"] for seed, run in runs.items()} == dict.fromkeys(runs, ARMS[arm]), arm
 
 
-def test_records_are_found_wherever_they_lie():
-    assert find_recorded(RECORDED, "tiny_lr_batch") == RECORDED / "learning_rate_and_batch" / "tiny_lr_batch.json"
-    assert find_recorded(RECORDED, "no_such_grid") is None
-
-
-def test_open_reads_evaluations_or_losses():
-    frame = open_recorded(RECORDED, "tiny_data_size")
+def test_a_record_is_found_by_its_name_wherever_it_lies():
+    frame = open_recorded("tiny_data_size")
     assert {"accuracy", "step", "last"} <= set(frame.columns) and frame.attrs["record"]["runs_planned"] == 30
-    assert "loss" in open_recorded(RECORDED, "tiny_data_size", recorded_losses).columns
 
 
 def test_a_record_with_runs_missing_says_so(tmp_path, capsys):
     record = json.loads((RECORDED / "data_size" / "tiny_data_size.json").read_text())
     record["runs"] = record["runs"][:4]
     (tmp_path / "tiny_data_size.json").write_text(json.dumps(record))
-    open_recorded(tmp_path, "tiny_data_size")
+    open_recorded("tiny_data_size", tmp_path)
     assert "4 of the 30 runs" in capsys.readouterr().out
 
 
-def test_a_record_that_is_not_there_names_its_recipe(tmp_path, capsys):
-    assert open_recorded(tmp_path, "tiny_lr_batch") is None
-    assert "recipes/record_grids.py --out recorded --parts tiny_lr_batch" in capsys.readouterr().out
+def test_a_record_that_is_not_there_names_its_recipe(tmp_path):
+    with pytest.raises(DataError, match="recipes/record_grids.py --out recorded --parts tiny_lr_batch"):
+        open_recorded("tiny_lr_batch", tmp_path)

@@ -91,6 +91,30 @@ def test_cleaning_drops_progress_bars_and_keeps_results(tool) -> None:
     assert cell.metadata == {"tags": ["slow"]}
 
 
+def test_each_picture_gets_the_caption_below_it(tool) -> None:
+    """A screen reader of the HTML reads it; a picture without a caption of its own gets none."""
+
+    def picture(name):
+        return v4.new_code_cell(name, outputs=[v4.new_output("display_data", data={"image/png": "iVBORw0KGgo="})])
+
+    first, second, third = (picture(name) for name in "abc")
+    texts = ("*Figure to remember: two\n`bars`.* More *text*.", "No caption.", "**Bold.** *Figure: a line.*")
+    between = [v4.new_markdown_cell(text) for text in texts]
+    table = v4.new_code_cell("print(1)", outputs=[v4.new_output("stream", name="stdout", text="1\n")])
+    tool.clean(v4.new_notebook(cells=[first, table, between[0], second, between[1], third, between[2]]))
+    assert first.outputs[0].metadata == {"image/png": {"alt": "Figure to remember: two bars."}}
+    assert third.outputs[0].metadata == {"image/png": {"alt": "Figure: a line."}}
+    assert not second.outputs[0].metadata["image/png"]
+
+
+def test_the_authors_predictions_stay_out_of_the_outputs(tool, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("CS336_PREDICT", raising=False)
+    path = write(tmp_path, "00_a.ipynb", "import os; print(os.environ['CS336_PREDICT'])")
+    assert tool.main(["--folder", str(tmp_path), "--inplace", "--quiet"]) == 0
+    assert nbformat.read(path, as_version=4).cells[1].outputs[0].text == "skip\n"
+    monkeypatch.delenv("CS336_PREDICT")
+
+
 def test_nothing_to_run_is_an_error(tool, tmp_path, capsys) -> None:
     assert tool.main(["--folder", str(tmp_path), "--inplace", "07"]) == 2
     assert "07" in capsys.readouterr().err

@@ -14,7 +14,6 @@ from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.lessons.token_views import (
     Rendering,
     TokenView,
-    check_claim,
     plot_token_values,
     plot_tokens,
     show_widget,
@@ -221,11 +220,3 @@ def test_a_widget_brings_its_sentence(pack, capsys) -> None:
     show_widget(Slider(), "Run the notebook to move it.")
     shown = capsys.readouterr().out
     assert "Run the notebook to move it." in shown and "IntSlider" not in shown
-
-
-def test_a_claim_that_does_not_hold_is_an_error_only_where_it_binds(capsys) -> None:
-    with pytest.raises(AssertionError, match="the text claims: it stops"):
-        check_claim(False, "it stops", binding=True)
-    check_claim(False, "it stops", binding=False)
-    check_claim(True, "it stops", binding=True)
-    assert capsys.readouterr().out == "not so with this profile: it stops\nok: it stops\n"

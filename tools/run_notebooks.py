@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -28,6 +29,7 @@ from tqdm import tqdm
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+CAPTION = re.compile(r"\*(Figure[^*]+)\*")
 
 
 class ThisPython(KernelSpecManager):
@@ -105,7 +107,7 @@ def clean(notebook: NotebookNode) -> NotebookNode:
     """Remove what differs between machines and runs but tells a reader nothing; in place.
 
     Cell timings, progress bars, the state of widgets (a widget's text stand-in stays), and whatever the metadata says
-    of the machine's Python.
+    of the machine's Python. Each picture gets the caption below it as its alternative text.
     """
     notebook.metadata = NotebookNode(
         kernelspec={"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -119,6 +121,14 @@ def clean(notebook: NotebookNode) -> NotebookNode:
         cell.outputs = merge_streams([output for output in cell.outputs if not is_progress_widget(output)])
         for output in cell.outputs:
             output.get("data", {}).pop(WIDGET_VIEW, None)
+    caption = ""
+    for cell in reversed(notebook.cells):
+        if cell.cell_type == "markdown" and (found := CAPTION.search(cell.source)):
+            caption = " ".join(found[1].replace("`", "").split())
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.metadata["image/png"] = NotebookNode({"alt": caption} if caption else {})
+                caption = ""  # a caption is of one picture
     return notebook
 
 
@@ -168,6 +178,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"no notebook in {args.folder} matches {' '.join(args.prefix) or '*.ipynb'}", file=sys.stderr)
         return 2
     os.environ.setdefault("CS336_PROFILE", "tiny")
+    os.environ.setdefault("CS336_PREDICT", "skip")  # the author's own predictions are nobody's business
     # A debugger's notice about frozen modules would be stored as an output.
     os.environ.setdefault("PYDEVD_DISABLE_FILE_VALIDATION", "1")
 

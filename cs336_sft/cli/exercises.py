@@ -1,12 +1,14 @@
-"""The commands of the exercises, from ``check`` to ``grade-folder``."""
+"""The commands of a learner, from ``lab`` and ``check`` to ``grade-folder``."""
 
 from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,11 +25,16 @@ FAILED = 1
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     for name, run, text in (
+        ("lab", open_lab, "open your copies of the notebooks, without outputs, in JupyterLab: my_notebooks/"),
         ("check", run_check, "check your solution of an exercise"),
         ("hint", show_hint, "a hint for an exercise, in three steps"),
         ("solution", show_solution, "show the solution of an exercise (asks first)"),
         ("reset", reset_exercise, "put the stub of an exercise back; your file is kept under another name"),
-        ("progress", show_progress, "list of exercises that pass and that are still to be done"),
+        (
+            "progress",
+            show_progress,
+            "lessons, predictions and exercises: what is done, and what is still to be done",
+        ),
         ("watch", watch_files, "check an exercise each time its file is saved; Ctrl-C ends it"),
         ("grade-folder", grade_folder, "check the submissions of a class, a folder each"),
     ):
@@ -37,7 +44,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
             parser.add_argument("exercise", nargs="?", metavar="exNN", help="number of the exercise; default: all")
         elif name == "grade-folder":
             parser.add_argument("folder", metavar="DIR", help="folder that holds a folder for each submission")
-        elif name != "progress":
+        elif name not in ("lab", "progress"):
             parser.add_argument("exercise", metavar="exNN", help="number of the exercise, such as ex03")
         if name == "hint":
             steps = "1: where to look; 2: what to do; 3: nearly the code"
@@ -48,6 +55,20 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
             parser.add_argument("--yes", action="store_true", help="don't ask")
         if name in ("check", "grade-folder"):
             common.add_json(parser)
+
+
+def open_lab(args: argparse.Namespace) -> int:
+    from cs336_sft.lessons.learner import NOTEBOOKS, OWN, copy_notebooks
+
+    if not NOTEBOOKS.is_dir():
+        raise DataError(f"{NOTEBOOKS}: no such folder", "notebooks come with the course's repository: go there")
+    if find_spec("jupyterlab") is None:
+        raise ConfigError("JupyterLab is not installed", "pip install -e '.[notebooks]'")
+    for path in copy_notebooks():
+        print(f"new: {displayed(path)}")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    settings = {"PATH": path, "JUPYTER_PREFER_ENV_PATH": "1"}  # the kernel is this Python
+    return subprocess.call([sys.executable, "-m", "jupyterlab", str(OWN)], env=os.environ | settings)
 
 
 def run_check(args: argparse.Namespace) -> int:
@@ -118,7 +139,17 @@ def reset_exercise(args: argparse.Namespace) -> int:
 
 
 def show_progress(args: argparse.Namespace) -> int:
-    """Check every exercise now and print a table, storing nothing."""
+    """Check every exercise now, and print lessons and exercises, storing nothing."""
+    from cs336_sft.lessons.learner import cells_run, prediction_states
+
+    lessons = []
+    for lesson, predictions in prediction_states().items():
+        (ran, cells), states = cells_run(lesson), list(predictions.values())
+        copy = "finished" if 0 < ran == cells else f"{ran} of {cells} cells" if ran else "not opened"
+        made = f"{len(states) - states.count('open')} of {len(states)}"
+        lessons.append((lesson, copy, made, str(states.count("held")), str(states.count("missed"))))
+    common.print_table(("lesson", "your copy", "predicted", "held", "missed"), lessons)
+    print()
     done = list(zip(EXERCISES, _reports({learner_file(exercise): exercise for exercise in EXERCISES}), strict=True))
     rows = [(e.title, e.topic, f"{e.difficulty}/5", f"{e.minutes} min", report.status) for e, report in done]
     common.print_table(("exercise", "topic", "difficulty", "about", "status"), rows)

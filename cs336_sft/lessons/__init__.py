@@ -1,4 +1,5 @@
 """Measurements and pictures that only the notebooks use.
 
-Read `token_views` first: it shows which tokens the loss counts (lesson 02).
+Read `common` first, which every lesson uses: what a claim is, and when a difference is called higher or lower.
+`learner` keeps what is the learner's own.
 """

@@ -172,17 +172,6 @@ def show_widget(widget: Any, stand_in: str) -> None:
     display({**data, "text/plain": stand_in}, raw=True)
 
 
-def check_claim(holds: bool, claim: str, *, binding: bool) -> None:
-    """Check a claim of a notebook's text, and print the result.
-
-    The texts were written for the embedded model, where a false claim is an AssertionError. With another model
-    (`binding=False`) it is only reported.
-    """
-    if binding and not holds:
-        raise AssertionError(f"the text claims: {claim}. Here it is not so")
-    print("ok:" if holds else "not so with this profile:", claim)
-
-
 def _plain(view: TokenView) -> str:
     text = f"[{view.text}]" if view.supervised else f"({view.text})" if view.kind == "padding" else view.text
     return f"!{text}" if view.wrong else text
