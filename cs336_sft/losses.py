@@ -111,7 +111,7 @@ def plain_sft_loss(model: torch.nn.Module, batch: Batch, divisor: float) -> torc
 
 
 def run_to_response(model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, OutputHead]:
-    """Return the hidden states ``[N, H]`` from which a batch's N response tokens are predicted, and the output head."""
+    """Return the hidden states ``[N, H]`` of N response tokens, and the output head."""
     # No attention mask: padding is on the right, so causal attention never looks at it.
     hidden, head = run_to_head(model, {"input_ids": batch.input_ids})  # [B, T, H]
     # The mask is on the CPU still: to count on a GPU would wait for all work in progress.

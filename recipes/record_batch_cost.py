@@ -24,7 +24,7 @@ import transformers
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from cs336_sft.data.batching import epoch_batches, padding_share, split_microbatches
+from cs336_sft.data.batching import epoch_batches
 from cs336_sft.losses import sft_loss
 from cs336_sft.model.memory_estimate import StepSetup
 from cs336_sft.model.memory_measurement import build_model, measured
@@ -58,7 +58,8 @@ def measure(model, optimizer, examples, batch_size, micro, steps, device) -> dic
     rates, peaks, seconds, paddings = [], [], [], []
     for number in range(steps + 2):
         batch = full[number % len(full)]
-        parts = split_microbatches(batch, lengths, max_sequences=micro)
+        longest_first = sorted(batch, key=lambda index: -lengths[index])
+        parts = [longest_first[first : first + micro] for first in range(0, batch_size, micro)]
         targets = count_targets([examples[index] for index in batch])
         with measured(device) if number < 3 or device.type == "cuda" else nullcontext() as meter:
             if meter:
@@ -80,7 +81,8 @@ def measure(model, optimizer, examples, batch_size, micro, steps, device) -> dic
         if number >= 2:
             seconds.append(took)
             rates.append(sum(lengths[index] for index in batch) / took)
-            paddings.append(padding_share(parts, lengths))
+            positions = sum(len(part) * lengths[part[0]] for part in parts)
+            paddings.append(1 - sum(lengths[index] for index in batch) / positions)
     return {
         "batch_size": batch_size,
         "micro_batch_size": micro,

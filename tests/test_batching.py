@@ -6,7 +6,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cs336_sft.data.batching import deal, epoch_batches, padding_share, split_microbatches
+from cs336_sft.data.batching import deal, epoch_batches, split_microbatches
 
 LENGTHS = [20 + (37 * i) % 211 for i in range(513)]
 lengths_strategy = st.lists(st.integers(1, 300), min_size=1, max_size=120)
@@ -25,6 +25,11 @@ def test_the_order_depends_on_seed_and_epoch_and_nothing_else():
     assert first == epoch_batches(LENGTHS, 8, seed=0, epoch=0)
     assert first != epoch_batches(LENGTHS, 8, seed=0, epoch=1)
     assert first != epoch_batches(LENGTHS, 8, seed=1, epoch=0)
+
+
+def padding_share(batches, lengths) -> float:
+    positions = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches)
+    return 1 - sum(lengths[index] for batch in batches for index in batch) / positions
 
 
 def test_grouping_saves_padding_and_leaves_batches_different_between_epochs():
@@ -70,12 +75,10 @@ def test_a_batch_is_made_of_neighbours_in_length():
 
 def test_microbatches_are_as_large_as_their_limits_allow():
     lengths = [10, 40, 30, 20, 20]
-    assert split_microbatches(range(5), lengths, max_sequences=2) == [(1, 2), (3, 4), (0,)]
     assert split_microbatches(range(5), lengths, max_tokens=80) == [(1, 2), (3, 4, 0)]
     assert split_microbatches(range(5), lengths, max_tokens=79) == [(1,), (2, 3), (4, 0)]
     assert split_microbatches(range(5), lengths, max_tokens=5) == [(1,), (2,), (3,), (4,), (0,)]
-    assert split_microbatches(range(5), lengths, max_sequences=1, max_tokens=80) == [(1,), (2,), (3,), (4,), (0,)]
-    assert split_microbatches([], []) == []
+    assert split_microbatches([], [], 5) == []
 
 
 def test_dealing_goes_from_the_longest_to_the_shortest():
@@ -83,23 +86,16 @@ def test_dealing_goes_from_the_longest_to_the_shortest():
     assert deal([0], [5], rank=1, world_size=2) == ()
 
 
-def test_padding_share_by_hand():
-    assert padding_share([(0, 1), (2,), ()], [10, 30, 40]) == 1 - 80 / 100
-
-
-@given(lengths_strategy, st.one_of(st.none(), st.integers(1, 9)), st.one_of(st.none(), st.integers(1, 900)))
-def test_microbatches_partition_the_step_within_their_limits(lengths, max_sequences, max_tokens):
+@given(lengths_strategy, st.integers(1, 900))
+def test_microbatches_partition_the_step_within_their_limit(lengths, max_tokens):
     indices = list(range(len(lengths)))[::-1]
-    parts = split_microbatches(indices, lengths, max_sequences=max_sequences, max_tokens=max_tokens)
+    parts = split_microbatches(indices, lengths, max_tokens)
     assert Counter(i for part in parts for i in part) == Counter(indices)
     flat = [lengths[i] for part in parts for i in part]
     assert flat == sorted(flat, reverse=True)
     for part in parts:
-        assert max_sequences is None or len(part) <= max_sequences
         padded = len(part) * max(lengths[i] for i in part)
-        assert max_tokens is None or padded <= max_tokens or len(part) == 1
-    if max_sequences is None and max_tokens is None:
-        assert len(parts) == 1
+        assert padded <= max_tokens or len(part) == 1
 
 
 @given(lengths_strategy, st.integers(1, 9))

@@ -8,9 +8,10 @@ import pytest
 
 from cs336_sft.errors import DataError, EngineDiedError, RewardFunctionError
 from cs336_sft.evaluation import handout
-from cs336_sft.evaluation.generations_file import read_generations, read_ungraded
+from cs336_sft.evaluation.generations_file import read_generations
 from cs336_sft.evaluation.handout import evaluate_vllm
 from cs336_sft.grading import gsm8k_reward_fn
+from cs336_sft.utils.files import read_jsonl
 
 PROMPTS = ["Tom", "has", "5"]
 
@@ -83,7 +84,7 @@ def test_a_reward_function_that_raises_loses_no_generation(run, tmp_path) -> Non
 
     with pytest.raises(RewardFunctionError, match="prompt/1"):
         run(FakeEngine(3), reward_fn)
-    assert [generation.prompt for _, generation in read_ungraded(tmp_path / "out.jsonl.ungraded")] == PROMPTS
+    assert [row["prompt"] for _, row in read_jsonl(tmp_path / "out.jsonl.ungraded")] == PROMPTS
 
 
 def test_a_ground_truth_that_cannot_be_graded_is_found_before_generating(run) -> None:

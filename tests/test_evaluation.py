@@ -8,15 +8,15 @@ from dataclasses import replace
 import pytest
 
 from cs336_sft.errors import ConfigError, DataError, RewardFunctionError
-from cs336_sft.evaluation.evaluate import evaluate, grade_generation
-from cs336_sft.evaluation.generations_file import read_generations, read_ungraded, write_generations
+from cs336_sft.evaluation.evaluate import evaluate
+from cs336_sft.evaluation.generations_file import read_generations, write_generations
 from cs336_sft.evaluation.truncation import rescore_at_limit
 from cs336_sft.generation.hf_sampler import HFSampler
 from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.grading import get_reward_fn, gsm8k_reward_fn
 from cs336_sft.prompts import get_template
 from cs336_sft.records import Generation
-from cs336_sft.utils.files import write_jsonl
+from cs336_sft.utils.files import read_jsonl, write_jsonl
 
 TEMPLATE = get_template("gsm8k")
 
@@ -112,11 +112,12 @@ def test_raw_generations_are_on_disk_while_they_are_graded_and_replaced_then(pro
     with pytest.raises(KeyboardInterrupt):
         evaluate(Scripted(problems), problems, TEMPLATE, interrupted, SamplingConfig(), path=path)
     assert [p.name for p in tmp_path.iterdir()] == [raw.name]
-    kept = read_ungraded(raw)
+    kept = dict(read_jsonl(raw)).values()
     evaluation = evaluate(Scripted(problems), problems, TEMPLATE, gsm8k_reward_fn, SamplingConfig(), path=path)
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    assert [grade_generation(*pair, gsm8k_reward_fn) for pair in kept] == without_tokenwise(evaluation.graded)
-    assert read_ungraded(path) == kept
+    assert [row["text"] for row in kept] == [graded.generation.text for graded in evaluation.graded]
+    stored = dict(read_jsonl(path)).values()
+    assert [{name: row[name] for name in before} for row, before in zip(stored, kept, strict=True)] == list(kept)
 
 
 @pytest.mark.parametrize("rewards", [{}, {"format_reward": 1.0, "answer_reward": 1.0}, {"reward": None}])

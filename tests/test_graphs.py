@@ -24,8 +24,9 @@ from cs336_sft.tokenization import collate
 from cs336_sft.training import distributed, graphs
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.distributed import SingleProcess
-from cs336_sft.training.graphs import GraphedForward, Packed, can_be_graphed, pack, packed_attention
+from cs336_sft.training.graphs import GraphedForward, can_be_graphed
 from cs336_sft.training.loop import train_sft
+from cs336_sft.training.packing import Packed, pack, packed_attention
 from cs336_sft.training.step import make_microbatches, make_optimizer, optimizer_step
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -125,12 +126,14 @@ def test_the_short_rms_norm_is_the_models(family) -> None:
     config = AutoConfig.for_model(family, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, vocab_size=9)
     model = AutoModelForCausalLM.from_config(config)
     norms = [module for module in model.modules() if "RMSNorm" in type(module).__name__]
-    forward = GraphedForward(model)
-    assert forward._norms == norms and len(norms) >= 3
+    assert len(norms) >= 3
     for norm in norms:
         torch.nn.init.normal_(norm.weight)
-        hidden = torch.randn(2, 3, len(norm.weight)) * 5
-        torch.testing.assert_close(graphs._rms_norm(norm, hidden), norm(hidden))
+    states = [torch.randn(2, 3, len(norm.weight)) * 5 for norm in norms]
+    expected = [norm(hidden) for norm, hidden in zip(norms, states, strict=True)]
+    assert graphs.shorten_norms(model) == norms and all("forward" in vars(norm) for norm in norms)
+    for norm, hidden, before in zip(norms, states, expected, strict=True):
+        torch.testing.assert_close(norm(hidden), before)
 
 
 def test_a_recording_is_made_once_for_a_shape(monkeypatch) -> None:

@@ -7,12 +7,13 @@ import json
 import pytest
 
 from cs336_sft.errors import DataError, RewardFunctionError
-from cs336_sft.evaluation.generations_file import read_generations, read_ungraded
+from cs336_sft.evaluation.generations_file import read_generations
 from cs336_sft.evaluation.handout import log_generations
 from cs336_sft.generation.hf_sampler import HFSampler
 from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.grading import r1_zero_reward_fn
 from cs336_sft.records import Generation
+from cs336_sft.utils.files import read_jsonl
 
 
 class Scripted:
@@ -80,7 +81,7 @@ def test_a_reward_function_that_raises_loses_no_generation(tmp_path) -> None:
     path = tmp_path / "log.jsonl"
     with pytest.raises(RewardFunctionError):
         log_generations(Scripted(), PROMPTS, ["5"] * 3, reward_fn, SamplingConfig(), path=path)
-    assert [generation.prompt for _, generation in read_ungraded(f"{path}.ungraded")] == PROMPTS
+    assert [row["prompt"] for _, row in read_jsonl(f"{path}.ungraded")] == PROMPTS
 
 
 @pytest.mark.parametrize("truths", [[], ["1", "2"]])

@@ -30,11 +30,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         ("hint", show_hint, "a hint for an exercise, in three steps"),
         ("solution", show_solution, "show the solution of an exercise (asks first)"),
         ("reset", reset_exercise, "put the stub of an exercise back; your file is kept under another name"),
-        (
-            "progress",
-            show_progress,
-            "lessons, predictions and exercises: what is done, and what is still to be done",
-        ),
+        ("progress", show_progress, "lessons, predictions and exercises: what is done, and what is still to be done"),
         ("watch", watch_files, "check an exercise each time its file is saved; Ctrl-C ends it"),
         ("grade-folder", grade_folder, "check the submissions of a class, a folder each"),
     ):

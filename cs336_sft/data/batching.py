@@ -44,25 +44,19 @@ def epoch_batches(
     return batches
 
 
-def split_microbatches(
-    indices: Sequence[int], lengths: Sequence[int], *, max_sequences: int | None = None, max_tokens: int | None = None
-) -> list[tuple[int, ...]]:
-    """Cut one optimizer step into microbatches that fit into memory.
+def split_microbatches(indices: Sequence[int], lengths: Sequence[int], max_tokens: int) -> list[tuple[int, ...]]:
+    """Cut examples into microbatches of at most ``max_tokens`` with their padding.
 
-    The longest sequences come first: a run that needs too much memory fails in its first microbatch.
-    A microbatch has at most ``max_sequences`` examples, and ``max_tokens`` with its padding (examples times the
-    longest); an example that is longer on its own gets a microbatch of its own.
+    The longest come first. An example that is longer on its own gets a microbatch of its own.
 
     >>> split_microbatches([0, 1, 2, 3], lengths=[10, 40, 30, 20], max_tokens=80)
     [(1, 2), (3, 0)]
     """
-    rest = sorted(indices, key=lambda index: (-lengths[index], index))
+    rest = deal(indices, lengths, 0, 1)
     microbatches = []
-    while rest:
-        size = len(rest) if max_sequences is None else max_sequences
-        if max_tokens is not None:  # all of them are padded to the first, the longest
-            size = min(size, max(1, max_tokens // max(1, lengths[rest[0]])))
-        microbatches.append(tuple(rest[:size]))
+    while rest:  # all of a microbatch are padded to the first
+        size = max(1, max_tokens // max(1, lengths[rest[0]]))
+        microbatches.append(rest[:size])
         rest = rest[size:]
     return microbatches
 
@@ -73,9 +67,3 @@ def deal(indices: Sequence[int], lengths: Sequence[int], rank: int, world_size: 
     They are dealt out by length, so that every process has the same work; none if there are too few.
     """
     return tuple(sorted(indices, key=lambda index: (-lengths[index], index))[rank::world_size])
-
-
-def padding_share(batches: Sequence[Sequence[int]], lengths: Sequence[int]) -> float:
-    """Compute the fraction of the padded tensors' positions that are padding."""
-    positions = sum(len(batch) * max(lengths[index] for index in batch) for batch in batches if batch)
-    return 1.0 - sum(lengths[index] for batch in batches for index in batch) / positions

@@ -97,10 +97,7 @@ def evaluate_generations(
 
 
 def grade_generation(
-    problem: Problem,
-    generation: Generation,
-    reward_fn: RewardFn,
-    lenient_fn: LenientFn | None = lenient_reward_fn,
+    problem: Problem, generation: Generation, reward_fn: RewardFn, lenient_fn: LenientFn | None = lenient_reward_fn
 ) -> Graded:
     """Grade one generation. Without `lenient_fn` the strict reward is the lenient one."""
     rewards = reward_fn(generation.text, problem.final)

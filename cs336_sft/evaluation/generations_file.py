@@ -6,10 +6,9 @@ such a file again.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from cs336_sft.errors import DataError
 from cs336_sft.records import Generation, Graded, Problem
@@ -17,13 +16,14 @@ from cs336_sft.utils.files import JSONDict, read_jsonl, write_jsonl
 
 _OF_PROBLEM = ("id", "template", "question", "answer", "final")
 _OF_GENERATION = ("prompt", "sample", "text", "finish_reason", "stop_reason")
+_REWARDS = ("format_reward", "answer_reward", "reward", "lenient")
 _FIELDS = {
     **dict.fromkeys((*_OF_PROBLEM, "prompt", "text", "finish_reason"), str),
     "sample": int,
     "token_ids": list,
     "stop_reason": (str, type(None)),
+    **dict.fromkeys(_REWARDS, (int, float)),
 }
-_REWARDS = dict.fromkeys(("format_reward", "answer_reward", "reward", "lenient"), (int, float))
 
 
 def write_generations(path: str | Path, graded: Iterable[Graded]) -> None:
@@ -33,20 +33,19 @@ def write_generations(path: str | Path, graded: Iterable[Graded]) -> None:
 
 def read_generations(path: str | Path) -> tuple[Graded, ...]:
     """Read what `write_generations` wrote, or raise DataError."""
-    return tuple(
-        Graded(problem, generation, **{name: float(row[name]) for name in _REWARDS})
-        for problem, generation, row in _read(path, _FIELDS | _REWARDS)
-    )
+    found = []
+    for where, row in read_jsonl(path, remedy="give the JSONL file that an evaluation wrote"):
+        if complaint := _complaint(row):
+            raise DataError(f"{where}: {complaint}", "write the file again, or remove the line")
+        problem = Problem(**{name: row[name] for name in _OF_PROBLEM})
+        generation = Generation(token_ids=tuple(row["token_ids"]), **{name: row[name] for name in _OF_GENERATION})
+        found.append(Graded(problem, generation, **{name: float(row[name]) for name in _REWARDS}))
+    return tuple(found)
 
 
 def write_ungraded(path: str | Path, pairs: Iterable[tuple[Problem, Generation]]) -> None:
     """Write generations without rewards."""
     write_jsonl(path, (_row(problem, generation) for problem, generation in pairs))
-
-
-def read_ungraded(path: str | Path) -> list[tuple[Problem, Generation]]:
-    """Read what `write_ungraded` or `write_generations` wrote, without its rewards."""
-    return [(problem, generation) for problem, generation, _ in _read(path, _FIELDS)]
 
 
 def _row(problem: Problem, generation: Generation) -> JSONDict:
@@ -59,19 +58,8 @@ def _row(problem: Problem, generation: Generation) -> JSONDict:
     }
 
 
-def _read(path: str | Path, fields: Mapping[str, Any]) -> Sequence[tuple[Problem, Generation, JSONDict]]:
-    found = []
-    for where, row in read_jsonl(path, remedy="give the JSONL file that an evaluation wrote"):
-        if complaint := _complaint(row, fields):
-            raise DataError(f"{where}: {complaint}", "write the file again, or remove the line")
-        problem = Problem(**{name: row[name] for name in _OF_PROBLEM})
-        generation = Generation(token_ids=tuple(row["token_ids"]), **{name: row[name] for name in _OF_GENERATION})
-        found.append((problem, generation, row))
-    return found
-
-
-def _complaint(row: JSONDict, fields: Mapping[str, Any]) -> str | None:
-    for name, kind in fields.items():
+def _complaint(row: JSONDict) -> str | None:
+    for name, kind in _FIELDS.items():
         if name not in row:
             return f"no field {name!r}"
         if not isinstance(row[name], kind) or isinstance(row[name], bool):

@@ -76,7 +76,7 @@ def _run(
     device = next(model.parameters()).device
     results = []
     with evaluation_mode(model), torch.inference_mode():
-        for part in split_microbatches(range(len(examples)), lengths, max_tokens=batch_tokens):
+        for part in split_microbatches(range(len(examples)), lengths, batch_tokens):
             batch = collate([examples[index] for index in part], pad_id=0)  # padding on the right changes no value
             ids, labels, mask = (x.to(device) for x in (batch.input_ids, batch.labels, batch.response_mask))
             values = get_response_log_probs(model, ids, labels, return_token_entropy=entropy, response_mask=mask)

@@ -180,17 +180,19 @@ def read_recorded(path: str | Path) -> pandas.DataFrame:
 
 def recorded_losses(path: str | Path) -> pandas.DataFrame:
     """Read the training curves of a recorded sweep, one row a point (``thin``)."""
-    return _losses(read_sweep_record(path)["runs"])
+    frames = []
+    for run in read_sweep_record(path)["runs"]:
+        frame = pandas.DataFrame(run["losses"])
+        for name, value in _settings_columns(run).items():
+            if name not in frame:
+                frame.insert(0, name, [value] * len(frame))
+        frames.append(frame)
+    return pandas.concat(frames, ignore_index=True)
 
 
 def sweep_frame(folder: str | Path, grid: Grid) -> pandas.DataFrame:
     """Make the table of ``read_recorded`` from the run directories of a sweep."""
     return _frame([run_record(run, folder) for run in _finished(folder, grid)])
-
-
-def sweep_losses(folder: str | Path, grid: Grid) -> pandas.DataFrame:
-    """Make the table of ``recorded_losses`` from the run directories of a sweep."""
-    return _losses([run_record(run, folder) for run in _finished(folder, grid)])
 
 
 def generations_path(path: str | Path) -> Path:
@@ -272,14 +274,3 @@ def _frame(runs: Sequence[JSONDict]) -> pandas.DataFrame:
             last = evaluation["step"] == run["evaluations"][-1]["step"]
             rows.append({**about, **evaluation, "outcomes": letters, "last": last})
     return pandas.DataFrame.from_records(rows)
-
-
-def _losses(runs: Sequence[JSONDict]) -> pandas.DataFrame:
-    frames = []
-    for run in runs:
-        frame = pandas.DataFrame(run["losses"])
-        for name, value in _settings_columns(run).items():
-            if name not in frame:
-                frame.insert(0, name, [value] * len(frame))
-        frames.append(frame)
-    return pandas.concat(frames, ignore_index=True)

@@ -97,7 +97,7 @@ def load_trained(path: Path, model: torch.nn.Module) -> None:
 
 
 def load_optimizer(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Copy a checkpoint's states, if it has any, into a fresh optimizer, which keeps its settings."""
+    """Copy a checkpoint's states, if it has any, into a fresh optimizer."""
     path = checkpoint.path / "optimizer.safetensors"
     if not path.exists():
         return

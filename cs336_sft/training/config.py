@@ -51,9 +51,7 @@ class SFTConfig:
     eval_every: Cadence = (
         "log"  # in steps, at those of a tuple, or 1, 2, 4, ...; always before the first, after the last
     )
-    checkpoint_every: int | Literal["epoch"] = (
-        "epoch"  # in steps, or after long epochs; always after the last
-    )
+    checkpoint_every: int | Literal["epoch"] = "epoch"  # in steps, or after long epochs; always after the last
     keep_checkpoints: int | None = 2  # the newest; None: all
     gradient_checkpointing: bool = False  # recompute activations in the backward: less memory, a third more time
     progress: bool = True  # show a progress bar

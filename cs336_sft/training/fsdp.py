@@ -20,7 +20,7 @@ from cs336_sft.errors import ConfigError
 from cs336_sft.records import Batch
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.distributed import DataParallel, Trained, idle_batch
-from cs336_sft.training.graphs import find_norms, shorten
+from cs336_sft.training.graphs import shorten_norms
 from cs336_sft.training.step import make_optimizer
 from cs336_sft.utils import distributed as processes
 
@@ -47,7 +47,7 @@ class FullySharded(DataParallel):
         """Return a sharded copy of the model, and an optimizer of it with the same states."""
         self._model, self._optimizer = model, optimizer
         self._sharded_model = copy.deepcopy(model)
-        shorten(find_norms(self._sharded_model))
+        shorten_norms(self._sharded_model)
         mesh = init_device_mesh(self.device.type, (self.size,))
         bf16 = {"param_dtype": torch.bfloat16, "reduce_dtype": torch.float32}
         policy = MixedPrecisionPolicy(**bf16 if config.mixed_precision == "bf16" else {})

@@ -1,9 +1,8 @@
 """The model's forward and backward as CUDA graphs: two launches in place of thousands, and no padding.
 
 A small batch leaves a GPU waiting: Python launches some 4,500 kernels a step, most shorter than their launch. A graph
-records them once, with the addresses of all tensors, and replays them. It holds for one shape, so the sequences of a
-batch stand one after another in a single row (packed), which is filled up to a multiple of 256 tokens; each shape is
-recorded when it first comes. The output head and the loss stay outside.
+records them once, with the addresses of all tensors, and replays them. It holds for one shape, so batches are packed
+into few; each is recorded when it first comes. The output head and the loss stay outside.
 
 What is recorded computes what autocast does, with less traffic: linear layers use bfloat16 copies of their weights,
 made once a step, whose gradients are added to float32 ones directly; RMSNorm is one kernel.
@@ -27,46 +26,13 @@ from cs336_sft.errors import ConfigError
 from cs336_sft.losses import run_to_response
 from cs336_sft.model.output_head import OutputHead, check_ids, find_head_module, run_to_head
 from cs336_sft.records import Batch
+from cs336_sft.training.packing import Packed, pack, packed_attention
 from cs336_sft.utils.distributed import rank
 
-MULTIPLE = 256  # of tokens in a row: about 10 shapes in GSM8K
 # Classes whose forward is torch's rms_norm, in several kernels.
 _RMS_NORMS = ("LlamaRMSNorm", "MistralRMSNorm", "Qwen2RMSNorm", "Qwen3RMSNorm")
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass
-class Packed:
-    """The sequences of a batch in one row, and a last one that fills it up."""
-
-    input_ids: torch.Tensor  # [1, N]
-    position_ids: torch.Tensor  # [1, N], from 0 in each sequence
-    starts: torch.Tensor  # [B + 2] int32, where each begins; the last is N
-    longest: int  # a power of 2 that no sequence exceeds
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.input_ids.numel(), self.starts.numel(), self.longest
-
-    def inputs(self) -> dict[str, Any]:
-        """Return what the model's forward takes; transformers hands the last two on to ``packed_attention``."""
-        return {
-            "input_ids": self.input_ids,
-            "position_ids": self.position_ids,
-            "cu_seq_lens_q": self.starts,
-            "max_length_q": self.longest,
-        }
-
-    def to(self, device: torch.device) -> Packed:
-        return Packed(*[tensor.to(device) for tensor in self._tensors()], self.longest)
-
-    def copy_(self, other: Packed) -> None:
-        for own, new in zip(self._tensors(), other._tensors(), strict=True):
-            own.copy_(new, non_blocking=True)
-
-    def _tensors(self) -> tuple[torch.Tensor, ...]:
-        return self.input_ids, self.position_ids, self.starts
 
 
 @dataclass
@@ -93,9 +59,9 @@ class GraphedForward:
         dtype: torch.dtype | None = None,
         exchange: Callable[[torch.Tensor], Any] | None = None,
     ) -> None:
-        """Take autocast's ``dtype`` (None: no autocast), and what averages a gradient over processes, if there are any.
+        """Take autocast's ``dtype`` (None: no autocast).
 
-        ``exchange`` returns what ``all_reduce(..., async_op=True)`` does.
+        ``exchange`` begins to average a gradient over the processes, and returns what to wait for.
         """
         from transformers import AttentionInterface  # here: it takes seconds, and few need it
 
@@ -115,7 +81,6 @@ class GraphedForward:
             for name, parameter in module.named_parameters(recurse=False)
             if parameter.requires_grad and parameter.dtype != dtype
         ]
-        self._norms = find_norms(model)
         copied = {id(parameter) for _, _, parameter, _ in self._copies}
         self._of_head = [parameter for parameter in head.parameters() if parameter.requires_grad]
         apart = copied | {id(parameter) for parameter in self._of_head}  # the head's gradient comes from outside, too
@@ -171,12 +136,12 @@ class GraphedForward:
 
     def _forget(self) -> None:
         self._largest = 0
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()  # recordings may still run
+        if not torch.cuda.is_available():
+            return self.recordings.clear()
+        torch.cuda.synchronize()  # recordings may still run
         self.recordings.clear()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            self._pool = torch.cuda.graph_pool_handle()
+        torch.cuda.empty_cache()
+        self._pool = torch.cuda.graph_pool_handle()
 
     def _record(self, batch: Packed) -> Recording:
         device = next(self.model.parameters()).device
@@ -246,63 +211,28 @@ class GraphedForward:
 
     @contextmanager
     def _lent(self) -> Iterator[None]:
-        """Lend the model the copies, the short norms and the packed attention while it is recorded."""
+        """Lend the model copies, short norms and packed attention while it is recorded."""
         attention = self.model.config._attn_implementation
         self.model.config._attn_implementation = "packed"
         for module, name, _, copy in self._copies:
             module._parameters[name] = copy
-        shorten(self._norms)
+        norms = shorten_norms(self.model)
         try:
             yield
         finally:
             self.model.config._attn_implementation = attention
             for module, name, parameter, _ in self._copies:
                 module._parameters[name] = parameter
-            for norm in self._norms:
+            for norm in norms:
                 del norm.forward
 
 
-def pack(ids: torch.Tensor, real: torch.Tensor) -> Packed:
-    """Pack ``ids [B, T]``, of which those are tokens where ``real`` is True.
-
-    >>> batch = pack(torch.tensor([[5, 6, 7], [8, 0, 0]]), torch.tensor([[True, True, True], [True, False, False]]))
-    >>> batch.input_ids[0, :5].tolist(), batch.position_ids[0, :5].tolist(), batch.starts.tolist(), batch.longest
-    ([5, 6, 7, 8, 0], [0, 1, 2, 0, 0], [0, 3, 4, 256], 512)
-    """
-    lengths = real.sum(1)
-    fill = MULTIPLE - int(lengths.sum()) % MULTIPLE  # at least 1: kernels need not know empty sequences
-    lengths = torch.cat([lengths, lengths.new_tensor([fill])])
-    starts = F.pad(lengths.cumsum(0), (1, 0))  # [B + 2]
-    positions = torch.arange(int(starts[-1])) - starts[:-1].repeat_interleave(lengths)
-    longest = max(512, 1 << int(lengths.max() - 1).bit_length())  # few values, so few recordings
-    return Packed(F.pad(ids[real], (0, fill))[None], positions[None], starts.int(), longest)
-
-
-def packed_attention(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, **kwargs):
-    """Attend within each sequence of a row: ``query [1, heads, N, D]`` gives ``[1, N, heads, D]``, and no weights."""
-    starts, longest = kwargs["cu_seq_lens_q"], kwargs["max_length_q"]
-    if query.is_cuda:  # the operator below torch.nn.attention.varlen, whose arguments change with each version of torch
-        rows = [states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value)]  # [N, heads, D]
-        left = sliding_window - 1 if sliding_window else -1
-        attend = torch.ops.aten._flash_attention_forward
-        sizes = {"scale": scaling, "window_size_left": left, "window_size_right": 0}
-        return attend(*rows, starts, starts, longest, longest, 0.0, True, False, **sizes)[0][None], None
-    place = torch.arange(query.shape[2])
-    sequence = torch.bucketize(place, starts, right=True)
-    behind = place[:, None] - place
-    seen = (sequence[:, None] == sequence) & (behind >= 0) & (behind < (sliding_window or len(place)))
-    settings = {"attn_mask": seen, "scale": scaling, "enable_gqa": key.shape[1] < query.shape[1]}
-    return F.scaled_dot_product_attention(query, key, value, **settings).transpose(1, 2), None
-
-
-def find_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
-    return [module for module in model.modules() if type(module).__name__ in _RMS_NORMS]
-
-
-def shorten(norms: list[torch.nn.Module]) -> None:
-    """Make RMSNorm one kernel, until ``forward`` is deleted from the modules."""
+def shorten_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
+    """Make each RMSNorm one kernel, until ``forward`` is deleted from what this returns."""
+    norms = [module for module in model.modules() if type(module).__name__ in _RMS_NORMS]
     for norm in norms:
         norm.forward = partial(_rms_norm, norm)
+    return norms
 
 
 def _rms_norm(norm: torch.nn.Module, hidden: torch.Tensor) -> torch.Tensor:
@@ -317,7 +247,8 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx, anchor, recording, batch):
         ctx.recording = recording
-        recording.batch.copy_(batch)
+        for own, new in zip(recording.batch[:3], batch[:3], strict=True):
+            own.copy_(new, non_blocking=True)
         recording.forward()
         return recording.hidden.clone()  # the next forward overwrites it
 
@@ -329,9 +260,9 @@ class _Replay(torch.autograd.Function):
 
 
 def can_be_graphed(model: torch.nn.Module, dtype: torch.dtype | None = None) -> bool:
-    """Tell whether a step that computes in ``dtype`` (None: that of the weights) can be recorded.
+    """Tell whether a step can be recorded that computes in ``dtype``.
 
-    It can on a GPU, in 16 bits, without dropout, if transformers lets the model's attention be replaced.
+    None is the weights' own. It can on a GPU, in 16 bits, without dropout, if transformers lets attention be replaced.
     """
     if os.environ.get("CS336_CUDA_GRAPHS") == "0" or not _on_gpu(model):
         return False

@@ -84,11 +84,11 @@ class Session:
         return bool(self.group.sum(int(self.stop.requested)))
 
     def is_worth_saving(self) -> bool:
-        """Return whether a minute was trained since the last checkpoint, the same in all processes."""
+        """Return whether a minute was trained since the last checkpoint."""
         return bool(self.group.sum(int(self.group.is_main and time.monotonic() - self._saved_at > WORTH_SAVING)))
 
     def save(self, step: int, *, last: bool = False) -> None:
-        """Write a checkpoint of the model after ``step``, unless there is one; nothing is trained after the last."""
+        """Write a checkpoint of the model after ``step``, unless there is one."""
         if step == self._saved:
             return
         self.group.collect(optimizer=self.group.is_main and not last)

@@ -30,11 +30,7 @@ CASES = [
     ),
     Case((_T.clone().requires_grad_(), _M, 2.0), {"dim": 1}, label="the gradient of [2, 4], dim=1", backward=""),
     Case(
-        (
-            torch.tensor([[1.0, 2.0], [float("nan"), float("-inf")]]),
-            torch.tensor([[1, 1], [0, 1]]).bool()[:, :],
-            2.0,
-        ),
+        (torch.tensor([[1.0, 2.0], [float("nan"), float("-inf")]]), torch.tensor([[1, 1], [0, 1]]).bool()[:, :], 2.0),
         {"dim": 0},
         label="[[1 2] [nan -inf]] with only the nan masked",
         why="a masked nan must not reach the result, and an unmasked -inf must: choose with torch.where",

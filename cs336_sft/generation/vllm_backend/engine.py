@@ -115,10 +115,7 @@ class VLLMEngine:
 
 
 def collect(
-    engine: VLLMEngine,
-    requests: Sequence[tuple[Sequence[int], Any]],
-    store: Callable[[int, Any], None],
-    results: list,
+    engine: VLLMEngine, requests: Sequence[tuple[Sequence[int], Any]], store: Callable[[int, Any], None], results: list
 ) -> list:
     """Run requests, call ``store(number, output)`` for each, and return ``results``.
 

@@ -26,13 +26,7 @@ from cs336_sft.generation.response_text import (
 from cs336_sft.generation.sampler import SamplingConfig
 from cs336_sft.generation.seeded_noise import row_key
 from cs336_sft.generation.vllm_backend.config import VLLMConfig
-from cs336_sft.generation.vllm_backend.engine import (
-    VLLMEngine,
-    chosen_logprobs,
-    collect,
-    sampling_params,
-    start_engine,
-)
+from cs336_sft.generation.vllm_backend.engine import VLLMEngine, chosen_logprobs, collect, sampling_params, start_engine
 from cs336_sft.generation.vllm_backend.weights import WeightWatch, policy_tensors
 from cs336_sft.model.loading import check_model_source
 from cs336_sft.model.output_head import unwrapped
