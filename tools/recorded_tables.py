@@ -66,16 +66,23 @@ def log_probs() -> str:
     return "\n".join(table(record) for record in records if "entries" in record)
 
 
+def read(name: str) -> dict[str, Any]:
+    return json.loads((SPEED / f"{name}.json").read_text())
+
+
+def speed(entry: dict[str, Any]) -> str:
+    parts = entry["tokens_per_second_of_parts"]
+    return f"{entry['tokens_per_second']:,.0f} ({min(parts):,.0f} to {max(parts):,.0f})"
+
+
 def throughput() -> str:
     """Training with and without graphs, and TRL, by micro-batch; the same losses; what a step waits for."""
-    record, curve, profile = (
-        json.loads((SPEED / f"{name}_h100.json").read_text()) for name in ("graphs", "curve", "profile")
-    )
-    sides = {"graphs": "ours", "without": "ours without graphs", "TRL, without padding": "TRL padding-free"}
+    record, profile = read("graphs_h200"), read("profile_h100")
+    sides = {"graphs": "ours", "without": "ours without graphs", "TRL": "TRL padded, grouped by length"}
     found = {(entry["side"], entry["micro_batch"]): entry for entry in record["entries"]}
     head = [f"{name}: {unit}" for name in sides for unit in ("tokens/s", "GB")]
     lines = [
-        f"{record['device']}, PyTorch {record['versions']['torch']}, TRL {record['versions']['trl']}, "
+        f"{record['device']}, PyTorch {record['versions']['torch']}, TRL {record['versions']['trl']} (batches by length), "
         f"{record['date'][:10]}; median (lowest to highest) of three parts, peak GB, cap {record['cap_gb']:.0f} GB:",
         "",
         f"| micro-batch | {' | '.join(head)} |",
@@ -87,28 +94,50 @@ def throughput() -> str:
             entry = found.get((side, batch), {"failed": "not run"})
             if "failed" in entry:
                 row += ["did not fit" if "OutOfMemory" in entry["failed"] else entry["failed"], ""]
-                continue
-            parts = entry["tokens_per_second_of_parts"]
-            row += [
-                f"{entry['tokens_per_second']:,.0f} ({min(parts):,.0f} to {max(parts):,.0f})",
-                f"{entry['peak_gb']:.1f}",
-            ]
+            else:
+                row += [speed(entry), f"{entry['peak_gb']:.1f}"]
         lines.append(f"| {' | '.join(row)} |")
-    losses = [entry["losses"] for entry in curve["entries"]]
-    apart = max(abs(a - b) for a, b in zip(*losses, strict=True))
+    [packed] = (entry["losses"] for entry in read("curve_h200")["entries"])
+    [plain] = (e["losses"] for e in read("curve_h100")["entries"] if e["side"] == "ours without graphs")
+    apart = max(abs(a - b) for a, b in zip(packed, plain, strict=True))
     without, graphs = profile["profiles"]
     waits = [f"{one['wall_ms'] - one['gpu_busy_ms']:.0f} of {one['wall_ms']:.0f} ms" for one in (graphs, without)]
     lines += [
         "",
-        f"Over {len(losses[0])} steps the losses with and without graphs differ by at most {apart:.3f} nats. "
-        f"Under the profiler the GPU waits {waits[0]} a step with graphs, {waits[1]} without.",
+        f"Over {len(packed)} steps the losses with graphs (here) and without (an H100) differ by at most {apart:.3f} "
+        f"nats. Under the profiler an H100 waited {waits[0]} a step with graphs, before batches were packed, and "
+        f"{waits[1]} without.",
     ]
+    return "\n".join(lines) + "\n"
+
+
+def several() -> str:
+    """One process and two: tokens a second, memory, and the loss of the last step."""
+    records = [json.loads(path.read_text()) for path in (SPEED / "processes_h200").glob("*.json")]
+    lines = [
+        f"{records[0]['device']}, PyTorch {records[0]['versions']['torch']}, micro-batch 16 a card, each run of its day:",
+        "",
+        "| cards | way | batch | tokens/s | GB a card | steps | last loss |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for record in sorted(records, key=lambda record: (record["processes"], record["batch"], record["date"])):
+        for entry in record["entries"]:
+            cells = (
+                record["processes"],
+                entry["side"],
+                record["batch"],
+                speed(entry),
+                ", ".join(f"{peak:.1f}" for peak in entry["peak_gb_of_each"]),
+                record["steps"],
+                f"{entry['losses'][-1]:.4f}",
+            )
+            lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
 
 
 def updated(text: str) -> str:
     """``text`` with what stands between the marks of each section replaced."""
-    for name, section in {"logprobs": log_probs, "throughput": throughput}.items():
+    for name, section in {"logprobs": log_probs, "throughput": throughput, "processes": several}.items():
         before, start, rest = text.partition(f"<!-- {name} -->\n")
         _, end, after = rest.partition(f"<!-- end of {name} -->\n")
         text = f"{before}{start}{section()}{end}{after}"
