@@ -82,7 +82,8 @@ def throughput() -> str:
     found = {(entry["side"], entry["micro_batch"]): entry for entry in record["entries"]}
     head = [f"{name}: {unit}" for name in sides for unit in ("tokens/s", "GB")]
     lines = [
-        f"{record['device']}, PyTorch {record['versions']['torch']}, TRL {record['versions']['trl']} (batches by length), "
+        f"{record['device']}, PyTorch {record['versions']['torch']}, "
+        f"TRL {record['versions']['trl']} with batches by length, "
         f"{record['date'][:10]}; median (lowest to highest) of three parts, peak GB, cap {record['cap_gb']:.0f} GB:",
         "",
         f"| micro-batch | {' | '.join(head)} |",
@@ -115,7 +116,7 @@ def several() -> str:
     """One process and two: tokens a second, memory, and the loss of the last step."""
     records = [json.loads(path.read_text()) for path in (SPEED / "processes_h200").glob("*.json")]
     lines = [
-        f"{records[0]['device']}, PyTorch {records[0]['versions']['torch']}, micro-batch 16 a card, each run of its day:",
+        f"{records[0]['device']}, PyTorch {records[0]['versions']['torch']}, micro-batch 16 a card:",
         "",
         "| cards | way | batch | tokens/s | GB a card | steps | last loss |",
         "|---|---|---|---|---|---|---|",
