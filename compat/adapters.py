@@ -1,7 +1,7 @@
 """Stanford's tests of CS336 assignment 5 against this library: copy this over your checkout's `tests/adapters.py`.
 
-Serves the 2025 and the 2026 edition (commands: docs/how-this-is-tested.md). What the library does not do (GRPO, DPO,
-packing, MMLU) raises NotImplementedError, as in the handout's own file, so that those tests fail rather than pass.
+Serves the 2025 and the 2026 edition (commands: docs/how-this-is-tested.md). What the library does not do (GRPO of
+2026, DPO, packing, MMLU) raises NotImplementedError, as in the handout's own file, so that those tests fail.
 """
 
 from __future__ import annotations
@@ -54,14 +54,18 @@ def run_sft_microbatch_train_step(
     )
 
 
+# The policy gradients of 2025: the adapters' arguments are the functions'.
+run_compute_group_normalized_rewards = cs336_sft.compute_group_normalized_rewards
+run_compute_naive_policy_gradient_loss = cs336_sft.compute_naive_policy_gradient_loss
+run_compute_grpo_clip_loss = cs336_sft.compute_grpo_clip_loss
+run_compute_policy_gradient_loss = cs336_sft.compute_policy_gradient_loss
+run_grpo_microbatch_train_step = cs336_sft.grpo_microbatch_train_step
+
+
 def _not_here(*args: Any, **kwargs: Any) -> NoReturn:
     raise NotImplementedError("no part of cs336_sft")
 
 
-# Both editions.
-run_compute_group_normalized_rewards = run_compute_policy_gradient_loss = _not_here
-# 2025.
-run_compute_naive_policy_gradient_loss = run_compute_grpo_clip_loss = run_grpo_microbatch_train_step = _not_here
 # 2026.
 run_compute_rollout_rewards = run_aggregate_loss_across_microbatch = run_grpo_train_step = _not_here
 # The optional part on instruction tuning and safety.

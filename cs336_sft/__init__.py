@@ -47,6 +47,13 @@ _HOME = {
     "expert_iteration.config": ("ExpertIterationConfig",),
     "experiments.run_expert_iteration": ("run_expert_iteration",),
     "expert_iteration.selection": ("select_samples",),
+    "grpo.advantages": ("compute_group_normalized_rewards",),
+    "grpo.losses": (
+        "compute_grpo_clip_loss",
+        "compute_naive_policy_gradient_loss",
+        "compute_policy_gradient_loss",
+        "grpo_microbatch_train_step",
+    ),
     "experiments.profiles": ("get_profile",),
     "exercises": ("check",),
     "model.loading": ("load_model_and_tokenizer",),

@@ -228,7 +228,7 @@ class GraphedForward:
 
 
 def shorten_norms(model: torch.nn.Module) -> list[torch.nn.Module]:
-    """Make each RMSNorm one kernel, until ``forward`` is deleted from what this returns."""
+    """Make each RMSNorm one kernel, until its ``forward`` is deleted."""
     norms = [module for module in model.modules() if type(module).__name__ in _RMS_NORMS]
     for norm in norms:
         norm.forward = partial(_rms_norm, norm)

@@ -48,7 +48,7 @@ def pack(ids: torch.Tensor, real: torch.Tensor) -> Packed:
 
 
 def packed_attention(module, query, key, value, attention_mask, *, scaling=None, sliding_window=None, **kwargs):
-    """Attend within each sequence; ``[1, heads, N, D]`` gives ``[1, N, heads, D]``."""
+    """Attend within each sequence, from ``[1, heads, N, D]`` to ``[1, N, heads, D]``."""
     starts, longest = kwargs["cu_seq_lens_q"], kwargs["max_length_q"]
     if query.is_cuda:  # the operator below torch.nn.attention.varlen, whose arguments change with each version of torch
         rows = [states[0].transpose(0, 1).to(value.dtype) for states in (query, key, value)]  # [N, heads, D]
