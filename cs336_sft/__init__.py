@@ -47,6 +47,8 @@ _HOME = {
     "expert_iteration.config": ("ExpertIterationConfig",),
     "experiments.run_expert_iteration": ("run_expert_iteration",),
     "expert_iteration.selection": ("select_samples",),
+    "grpo.config": ("GRPOConfig",),
+    "grpo.loop": ("run_grpo",),
     "grpo.advantages": ("compute_group_normalized_rewards",),
     "grpo.losses": (
         "compute_grpo_clip_loss",

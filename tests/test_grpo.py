@@ -49,7 +49,7 @@ def test_advantages_are_those_of_the_formula(groups) -> None:
     assert plain.tolist() == pytest.approx(centred, abs=1e-6)
     assert found.tolist() == pytest.approx(expected, abs=1e-4)
     assert all(value == 0.0 for value, differs in zip(found.tolist(), varied, strict=True) if not differs)
-    assert metadata["informative_groups"] == pytest.approx(statistics.fmean(varied))
+    assert metadata["informative"] == pytest.approx(statistics.fmean(varied))
     assert metadata["mean"] == pytest.approx(statistics.fmean(rewards), abs=1e-6)
 
 
@@ -61,7 +61,7 @@ def test_a_group_is_neighbours_and_its_standard_deviation_is_a_samples() -> None
 def test_equal_rewards_give_exactly_zero_also_where_their_mean_is_rounded() -> None:
     for number in (3, 5, 7):
         found, _, metadata = advantages_of([0.1] * number, number)
-        assert found.tolist() == [0.0] * number and metadata["informative_groups"] == 0.0
+        assert found.tolist() == [0.0] * number and metadata["informative"] == 0.0
     assert advantages_of([0.3, 0.7], 1)[0].tolist() == [0.0, 0.0]  # alone in its group
 
 

@@ -20,7 +20,7 @@ def test_no_public_name_is_also_a_module() -> None:
 def test_no_name_is_listed_twice_and_the_list_stays_short() -> None:
     """Of two modules that list the same name only the later one could be reached."""
     listed = [name for names in cs336_sft._HOME.values() for name in names]
-    assert len(listed) == len(set(listed)) <= 60
+    assert len(listed) == len(set(listed)) <= 67  # seven of them of GRPO
 
 
 def test_every_public_name_is_there() -> None:

@@ -27,7 +27,7 @@ def compute_group_normalized_rewards(
 
     >>> rewards = lambda response, truth: {"reward": float(response == truth)}
     >>> compute_group_normalized_rewards(rewards, ["4", "5", "7", "7"], ["4", "4", "7", "7"], 2, normalize_by_std=False)
-    (tensor([ 0.5000, -0.5000,  0.0000,  0.0000]), tensor([1., 0., 1., 1.]), {'mean': 0.75, ...
+    (tensor([ 0.5000, -0.5000,  0.0000,  0.0000]), tensor([1., 0., 1., 1.]), {'mean': 0.75, 'informative': 0.5})
     """
     number = len(rollout_responses)
     if group_size < 1 or number % group_size:
@@ -41,16 +41,23 @@ def compute_group_normalized_rewards(
         if not math.isfinite(found["reward"]):
             raise DataError(f"the reward of response {index} is {found['reward']}", "mend the reward function")
     raw_rewards = torch.tensor([float(found["reward"]) for found in graded])  # [N]
-    groups = raw_rewards.view(-1, group_size)  # [N / G, G]
-    advantages = groups - groups.mean(dim=1, keepdim=True)
+    advantages, informative = group_advantages(raw_rewards, group_size, advantage_eps, normalize_by_std)
+    return advantages, raw_rewards, {"mean": sum(raw_rewards.tolist()) / max(1, number), "informative": informative}
+
+
+def group_advantages(
+    rewards: torch.Tensor, group_size: int, eps: float = 1e-6, by_std: bool = True
+) -> tuple[torch.Tensor, float]:
+    """Compare rewards ``[N]`` within groups, and tell how many groups differ.
+
+    Returns the advantages ``[N]``, and the fraction of groups whose rewards are not all the same: others teach nothing.
+
+    >>> group_advantages(torch.tensor([1.0, 0.0, 1.0, 1.0]), 2, by_std=False)
+    (tensor([ 0.5000, -0.5000,  0.0000,  0.0000]), 0.5)
+    """
+    groups = rewards.view(-1, group_size)  # [N / G, G]
     equal = (groups == groups[:, :1]).all(dim=1, keepdim=True)  # exactly: a mean of equal rewards can be off by a bit
-    advantages = advantages.masked_fill(equal, 0.0)
-    if normalize_by_std and group_size > 1:
-        advantages = advantages / (groups.std(dim=1, keepdim=True) + advantage_eps)
-    shares = {name: sum(found.get(name, 0.0) for found in graded) / max(1, number) for name in ("format_reward",)}
-    metadata = {
-        "mean": raw_rewards.mean().item() if number else 0.0,
-        **shares,
-        "informative_groups": (~equal).float().mean().item() if number else 0.0,  # the others teach nothing
-    }
-    return advantages.flatten(), raw_rewards, metadata
+    advantages = (groups - groups.mean(dim=1, keepdim=True)).masked_fill(equal, 0.0)
+    if by_std and group_size > 1:
+        advantages = advantages / (groups.std(dim=1, keepdim=True) + eps)
+    return advantages.flatten(), 1.0 - sum(equal.flatten().tolist()) / max(1, len(groups))

@@ -175,7 +175,7 @@ def open_session(
         finished = directory.result.exists()
         session = Session(directory, model, tokenizer, config, group, StopRequest(), finished, keep_weights)
         # A finished run without weights is only read.
-        start = None if finished and not keep_weights else _checkpoint_to_continue(directory, finished)
+        start = None if finished and not keep_weights else checkpoint_to_continue(directory, finished)
         if start:
             checkpoints.load_weights(start, model)
         stack.callback(model.eval)
@@ -198,14 +198,14 @@ def join_processes(config: SFTConfig) -> SingleProcess:
     return fsdp.FullySharded() if sharded else DataParallel()
 
 
-def _checkpoint_to_continue(directory: RunDirectory, finished: bool) -> checkpoints.Checkpoint | None:
+def checkpoint_to_continue(directory: RunDirectory, finished: bool) -> checkpoints.Checkpoint | None:
+    """Find the newest whole checkpoint whose steps are all in the log."""
     if finished:
         last = checkpoints.newest_checkpoint(directory.checkpoints)
         if last is None or last.step != read_json(directory.result)["steps"]:
             problem = f"{directory.path}: finished, but its last checkpoint is missing or damaged"
             raise RunDirectoryError(problem, f"load the model from {directory.final}, or start a new run directory")
         return last
-    # The newest whole checkpoint whose steps are all in the log; an older one if lines were lost.
     steps = [record["step"] for record in directory.metrics.read()]
     newest = None
     for checkpoint in checkpoints.list_checkpoints(directory.checkpoints):
