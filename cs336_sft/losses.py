@@ -125,9 +125,8 @@ def sft_loss(
     """Compute the loss that the course trains with, on one microbatch.
 
     Equal to ``plain_sft_loss`` in value and gradient, but the output head runs on the response positions only, a few
-    hundred at a time, and its gradients are made in the forward pass. ``forward`` is ``run_to_response`` or a faster
-    one. Returns ``(loss, log_probs)``: a scalar for one ``backward``, and ``[N]`` nats of the N response tokens,
-    detached.
+    hundred at a time, and its gradients are made in the forward pass. ``forward``: ``run_to_response`` or a faster one.
+    Returns ``(loss, log_probs)``: a scalar for one ``backward``, and ``[N]`` nats of the N response tokens, detached.
     """
     hidden, head = forward(model, batch)  # [N, H]
     labels = batch.labels[batch.response_mask]  # [N]

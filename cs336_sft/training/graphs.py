@@ -59,10 +59,7 @@ class GraphedForward:
         dtype: torch.dtype | None = None,
         exchange: Callable[[torch.Tensor], Any] | None = None,
     ) -> None:
-        """Take autocast's ``dtype`` (None: no autocast).
-
-        ``exchange`` begins to average a gradient over the processes, and returns what to wait for.
-        """
+        """Take autocast's ``dtype``, if it is on, and what begins to average a gradient over processes."""
         from transformers import AttentionInterface  # here: it takes seconds, and few need it
 
         AttentionInterface.register("packed", packed_attention)
