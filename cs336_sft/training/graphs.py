@@ -59,7 +59,7 @@ class GraphedForward:
         dtype: torch.dtype | None = None,
         exchange: Callable[[torch.Tensor], Any] | None = None,
     ) -> None:
-        """Take autocast's ``dtype``, if it is on, and what begins to average a gradient over processes."""
+        """Take autocast's ``dtype`` if it is on, and what begins to average a gradient."""
         from transformers import AttentionInterface  # here: it takes seconds, and few need it
 
         AttentionInterface.register("packed", packed_attention)
