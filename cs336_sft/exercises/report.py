@@ -10,7 +10,7 @@ from typing import Literal
 Status = Literal["passed", "not attempted", "wrong", "crashed"]
 
 _ANSI = {"good": "32", "bad": "31", "dim": "2", "strong": "1"}
-_CSS = {"good": "color:#1a7f37", "bad": "color:#cf222e", "dim": "opacity:0.65", "strong": "font-weight:bold"}
+_CSS = {"good": "color:#238636", "bad": "color:#da3633", "dim": "opacity:0.65", "strong": "font-weight:bold"}
 _STATUS_STYLE = {"passed": "good", "not attempted": "dim", "wrong": "bad", "crashed": "bad"}
 
 # A line is a sequence of (text, style); style "" is plain.

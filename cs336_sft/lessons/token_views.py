@@ -224,5 +224,6 @@ def _box(panel: Axes, x: float, y: float, width: float, view: TokenView, fill: A
     if frames and view.wrong:
         box.set(edgecolor="#000000", linestyle="--", linewidth=1.8)
     panel.add_patch(box)
-    style = {"ha": "center", "va": "center", "fontsize": 8, "family": "monospace", "color": _text_colour(view)}
+    style = {"ha": "center", "va": "center", "fontsize": 8, "family": "monospace"}
+    style["color"] = _text_colour(view) if frames else "#000000"  # grey on a value's colour is hard to read
     panel.text(x + width / 2, y + 0.5, view.text, **style, parse_math=False)  # two dollar signs are two dollar signs
