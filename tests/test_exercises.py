@@ -211,7 +211,7 @@ def test_check_by_name_names_the_file_and_shows_html(tmp_path) -> None:
     report = check("ex02", file=file)
     assert report.status == "wrong" and not report and str(file) in repr(report)
     html = report._repr_html_()
-    assert "color:#cf222e" in html and "first wrong" in html and "&lt;" not in report.text()
+    assert "color:#da3633" in html and "first wrong" in html and "&lt;" not in report.text()
     assert "\033[31m" in report.text(colour=True) and "\033" not in report.text()
 
 
