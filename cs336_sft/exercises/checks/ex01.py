@@ -56,16 +56,7 @@ def _changed(change: Callable[[LengthTable], tuple[tuple[int, ...], tuple[int, .
 
 
 LENGTH_SLIPS = slips(
-    {
-        "characters": "counts characters; the limits of a model are in tokens",
-        "words": "counts words between blanks; a tokenizer cuts differently",
-        "special-tokens": "counts the <bos> that this tokenizer adds to every text: pass add_special_tokens=False",
-        "bare-question": "counts the question alone; the prompt is what template.prompt makes of it",
-        "no-annotations": "counts the answer without its <<...>> annotations; the model is trained on the raw answer",
-        "eos-counted": "counts one more token for each answer: end-of-text is not part of the raw answer",
-        "total-as-answer": "gives prompt and answer together as the answer's length",
-        "sorted": "sorts the lengths: entry i of prompt and of answer must belong to the same problem",
-    },
+    "ex01-lengths",
     {
         "characters": _counting(count=lambda t, _: len(t)),
         "words": _counting(count=lambda t, _: len(t.split())),
@@ -86,11 +77,7 @@ def _rows(of: Callable[[LengthTable, str, float], float]) -> Callable[[LengthTab
 
 
 PERCENTILE_SLIPS = slips(
-    {
-        "sum-of-percentiles": "adds the percentiles of prompt and answer: the percentile of a sum is not the sum of percentiles",
-        "nearest-rank": "takes the nearest entry; the contract asks for numpy.percentile's linear interpolation",
-        "quantile-of-percent": "reads 50 as the fraction 0.5 %: numpy.percentile takes percent, numpy.quantile fractions",
-    },
+    "ex01-percentiles",
     {
         "sum-of-percentiles": _rows(
             lambda t, part, p: sum(

@@ -48,25 +48,7 @@ def _first_row(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
 
 
 SLIPS = slips(
-    {
-        "mask-not-shifted": "the mask is not shifted with the labels: it marks where response tokens stand in input_ids,\n"
-        "so the first response token is not learned and the token after the last one is",
-        "mask-shifted-twice": "the mask is shifted twice: it begins one label before the response",
-        "prompt-supervised": "the prompt is supervised: the mask covers everything but padding",
-        "padding-supervised": "padding is supervised: the mask runs on to the end of the row",
-        "all-supervised": "everything is supervised, prompt and padding too",
-        "mask-of-row-0": "every row has the mask of row 0: use each row's own lengths",
-        "swapped": "prompt and response are swapped in the mask: the prompt is supervised and the response is not",
-        "lengths-swapped": "the mask takes the prompt's length for the response's and the other way round",
-        "padded-left": "padding stands on the left; the contract asks for the right",
-        "no-shift": "input_ids keep their last column: T is the longest length minus one",
-        "cut-before-padding": "each row loses its last token before padding; the contract pads first and cuts a column,\n"
-        "so a shorter row keeps its last token in input_ids",
-        "pad-with-0": "pads with 0, which is a token like any other: take tokenizer.pad_token_id",
-        "pad-with-eos": "pads with the eos id though this tokenizer has a pad token of its own",
-        "joined-text": "prompt and output are joined before they are tokenized: tokens may merge across the border",
-        "special-tokens": "a <bos> stands in front of prompt and output: pass add_special_tokens=False",
-    },
+    "ex02",
     {
         "mask-not-shifted": _slip(mask=lambda p, o, width: right_mask(p + 1, o, width)),
         "mask-shifted-twice": _slip(mask=lambda p, o, width: right_mask(p - 1, o, width)),

@@ -47,21 +47,7 @@ def _formula(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 SLIPS = slips(
-    {
-        "masked-mean": "divides by the number of unmasked elements: that is masked_mean; the constant is not used",
-        "divided-twice": "divides by the constant and by the number of unmasked elements too",
-        "mean-over-all": "takes the mean over all positions, masked ones included",
-        "no-constant": "never divides by normalize_constant",
-        "no-mask": "sums masked positions too: the mask is not used",
-        "inverted": "the mask is the wrong way round: 1 (True) means counted, 0 means masked",
-        "dim-ignored": "sums over everything although dim is given",
-        "dim-none-is-last": "sums over the last dimension only when dim is None; None means all of them",
-        "if-dim": "takes dim=0 for no dim: 0 is false in Python, so test `dim is None`",
-        "keepdim": "keeps the summed dimension with size 1; the contract drops it",
-        "no-graph": "the result has no graph: detach, item, numpy or no_grad cut it off, and the loss could not be trained on",
-        "nan-to-num": "replaces nan and infinity everywhere: the -inf that is not masked has to reach the result",
-        "times-mask": "multiplies by the mask: nan * 0 is nan, so a masked nan reaches the result; choose with torch.where",
-    },
+    "ex03",
     {
         "masked-mean": _formula(lambda k, m, c, d, t: k.sum(dim=d) / m.sum(dim=d)),
         "divided-twice": _formula(lambda k, m, c, d, t: k.sum(dim=d) / m.sum(dim=d) / c),

@@ -64,21 +64,7 @@ def _rows(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 SLIPS = slips(
-    {
-        "never-divided": "the loss is not divided by gradient_accumulation_steps: the step is that many times too large",
-        "divided-twice": "the loss is divided by gradient_accumulation_steps twice",
-        "returned-undivided": "the gradient is right, but the returned loss is not divided by gradient_accumulation_steps",
-        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
-        "sum-over-batch": "sums over the batch; the contract averages over its rows",
-        "token-mean": "averages over the batch's response tokens; the contract sums each row's and averages over rows",
-        "mean-of-means": "averages each row over its own tokens first: a token then counts for more in a short row",
-        "mean-of-means-nan": "averages each row over its own tokens first: a token then counts for more in a short row",
-        "mean-over-padding": "averages over all positions, padding and prompt included",
-        "no-mask": "masked positions reach the loss: prompt and padding are learned",
-        "no-constant": "normalize_constant is not used",
-        "no-backward": "backward is never called, so the weights get no gradient: the step calls it itself",
-        "backward-before-division": "backward runs before the division by gradient_accumulation_steps: the loss is right, the gradient is not",
-    },
+    "ex04",
     {
         "never-divided": _formula(lambda x, m, n, c: _rows(x, m).mean() / c),
         "divided-twice": _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n / n),

@@ -60,21 +60,7 @@ def _exp_unstable(x: torch.Tensor) -> torch.Tensor:
 
 
 SLIPS = slips(
-    {
-        "base-2": "the entropy is in bits: the contract asks for nats, the natural logarithm",
-        "sign": "the sign is flipped: entropy is never negative",
-        "softmax-dim-0": "the softmax runs over dimension 0, not over the vocabulary (the last one)",
-        "softmax-dim-1": "the softmax runs over dimension 1, which is time in [B, T, V]; the vocabulary is the last",
-        "mean-over-vocabulary": "averages over the vocabulary; the entropy is the sum",
-        "scalar": "sums over all positions: the contract keeps one entropy for each",
-        "logits-as-probabilities": "takes the logits for probabilities: a softmax comes first",
-        "no-logarithm": "the logarithm is missing: sums p * logit",
-        "unstable-exp": "exp of the raw logits overflows at 800: take the maximum off first (log_softmax does)",
-        "log-of-softmax": "log(softmax) is -inf where a probability underflows, and 0 * -inf is nan: use log_softmax",
-        "minus-inf": "right but for a forbidden token: 0 * -inf is nan, so its term must be set to 0",
-        "epsilon": "log(p + epsilon) shifts every entropy a little: log_softmax needs no epsilon",
-        "no-graph": "the result has no graph, so it can't be trained on (the contract asks for a differentiable one)",
-    },
+    "ex05",
     {
         "base-2": lambda x: _right(x) / math.log(2),
         "sign": lambda x: -_right(x),

@@ -56,21 +56,7 @@ def _pick(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 SLIPS = slips(
-    {
-        "logits": "gives the labels' logits; a log_softmax over the vocabulary comes first",
-        "probabilities": "gives probabilities; the contract asks for their logarithms",
-        "nll": "the sign is flipped: log-probabilities are never positive",
-        "input-ids": "looks up input_ids instead of labels: the probability of the token that was just read",
-        "shifted-again": "shifts once more: input_ids and labels are already one apart",
-        "softmax-dim-1": "the softmax runs over time (dimension 1), not over the vocabulary (the last one)",
-        "sum-over-time": "sums over time: the contract keeps one log-probability for each token",
-        "log-of-softmax": "log(softmax) is -inf where a probability underflows: use log_softmax",
-        "no-graph": "log_probs has no graph: no_grad or detach cut it off, and nothing would be learned",
-        "entropy-always": "token_entropy is there although return_token_entropy is False",
-        "entropy-missing": "token_entropy is missing although return_token_entropy is True",
-        "surprisal": "token_entropy is the label's -log p: the entropy is its average over the whole vocabulary",
-        "entropy-sign": "the sign of token_entropy is flipped: entropy is never negative",
-    },
+    "ex06",
     {
         "logits": _formula(lambda x, i, y: _pick(x, y)),
         "probabilities": _formula(lambda x, i, y: _pick(torch.softmax(x, -1), y)),

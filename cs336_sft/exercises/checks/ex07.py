@@ -98,27 +98,7 @@ def _grader(
 
 
 SLIPS = slips(
-    {
-        "last-number-of-text": "reads the last number of the whole response, marker or not",
-        "first-marker": "reads the first ####; the last one counts",
-        "next-question": "reads the #### of a question that the model invented after its answer",
-        "stops-at-comma": "stops at a thousands separator: 1,080 is read as 1",
-        "comma-splits": "takes 1,080 for two numbers: commas between digits are thousands separators",
-        "joins-digits": "accepts `1 8` for 18: blanks were taken out before the number was read",
-        "first-of-several": "takes the first of several numbers; two numbers are no answer",
-        "last-of-several": "takes the last of several numbers; two numbers are no answer",
-        "sign-of-response-lost": "loses the minus sign of the response",
-        "compares-text": "compares texts: 18.0 and 18 are equal by value",
-        "substring": "asks whether the truth occurs in the answer: 18 occurs in 118",
-        "tolerance": "accepts what is near: the contract asks for equality",
-        "float-equality": "compares floats: above 2**53 neighbours are equal; use Fraction or Decimal",
-        "format-needs-digit": "format_reward is 0 for an unreadable answer: it speaks of structure only",
-        "format-of-marker": "format_reward is 1 for a bare marker: something has to follow it",
-        "rest-of-text": "reads everything after the marker: the answer ends with its line",
-        "bare-number": "accepts nothing but the bare number: a currency sign, unit or full stop may stand beside it",
-        "digit-first": "wants sign and digits side by side and a digit before the point: -$5 is -5 and .5 is 0.5",
-        "crashes-on-words": "raises an exception for an unreadable answer: it gets answer_reward 0",
-    },
+    "ex07",
     {
         "last-number-of-text": _grader(
             span=lambda t: t if "####" in t else None,

@@ -62,21 +62,7 @@ def _mean(values: Iterable[float]) -> float:
 
 
 SLIPS = slips(
-    {
-        "answer-reward": "accuracy averages answer_reward: it demands the format too, so average reward",
-        "lenient": "accuracy averages lenient, which is accuracy_lenient",
-        "among-formatted": "accuracy is taken among the formatted ones only: divide by all",
-        "among-finished": "accuracy is taken among those that were not cut off: divide by all",
-        "percent": "rates are in percent; the contract asks for fractions from 0 to 1",
-        "trunc-inverted": "trunc_rate is the share that stopped by itself; it is the share that was cut off",
-        "trunc-by-text": "truncation is told by the length of the text; finish_reason says it",
-        "trunc-by-longest": "takes the longest generations for truncated ones; one may stop by itself there: finish_reason says it",
-        "trunc-by-limit": "takes every generation of 8 tokens for a truncated one; one may stop by itself there: finish_reason says it",
-        "length-in-characters": "avg_gen_len counts characters; it counts generated tokens",
-        "length-in-words": "avg_gen_len counts words; it counts generated tokens",
-        "eos-not-counted": "avg_gen_len leaves the end-of-text token out; it was generated, so it counts",
-        "length-of-correct": "avg_gen_len averages over right answers only: that is avg_gen_len_correct",
-    },
+    "ex08",
     {
         "answer-reward": _with(accuracy=lambda g: fmean(x.answer_reward for x in g)),
         "lenient": _with(accuracy=lambda g: fmean(x.lenient for x in g)),

@@ -86,23 +86,7 @@ def _appended_text(prompts: Any, outputs: Any, tokenizer: Any, *, append_eos: bo
 
 
 SLIPS = slips(
-    {
-        "special-tokens": "a <bos> stands in front of prompt and output: pass add_special_tokens=False",
-        "eos-dropped": "append_eos=True does nothing: no end-of-text in the targets, and the model never learns to stop",
-        "eos-always": "end-of-text is appended even without append_eos",
-        "eos-masked": "end-of-text is appended but masked: the mask ends one token early",
-        "eos-masked-as-pad": "end-of-text is masked because it has the id of padding:\nmake the mask from lengths, not by comparing ids with pad_token_id",
-        "eos-masked-as-eos": "end-of-text is masked whatever the padding: the model never learns to stop",
-        "padding-supervised": "padding is supervised: only one end-of-text token is a target",
-        "eos-id-supervised": "every token with the eos id is supervised, padding too: only one end-of-text token is a target",
-        "eos-after-padding": "end-of-text stands after the padding, in the last column: it follows the last response token",
-        "eos-after-prompt": "the prompt gets an end-of-text too: it belongs after the output only",
-        "eos-before-output": "end-of-text stands before the output instead of after it",
-        "eos-twice": "end-of-text is appended twice",
-        "pad-for-eos": "the padding id is appended instead of the eos id: they are the same only in some tokenizers",
-        "eos-replaces": "end-of-text replaces the last response token instead of following it",
-        "empty-output": "an empty output gets no end-of-text",
-    },
+    "ex09",
     {
         "special-tokens": _slip(add_special_tokens=True),
         "eos-dropped": _slip(always=False),

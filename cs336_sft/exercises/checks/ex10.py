@@ -46,14 +46,7 @@ def _loss(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 LOSS_SLIPS = slips(
-    {
-        "own-tokens": "divides by the microbatch's own tokens, not by those of the whole step",
-        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
-        "no-mask": "masked positions reach the loss",
-        "never-divided": "never divides by total_target_tokens",
-        "row-mean": "averages over rows as the handout's loss does: here only the step's tokens count",
-        "no-graph": "the loss has no graph: nothing would be learned",
-    },
+    "ex10-loss",
     {
         "own-tokens": _loss(lambda k, m, n, x: -k.sum() / m.sum()),
         "sign": _loss(lambda k, m, n, x: k.sum() / n),
@@ -118,20 +111,7 @@ def _total(batches: Sequence[Pair], index: int) -> int:
 
 
 STEP_SLIPS = slips(
-    {
-        "mean-of-means": "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
-        "mean-of-means-safe": "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
-        "sum-of-means-safe": "each microbatch is divided by its own tokens only: the step grows with the number of microbatches",
-        "divided-again": "divides by the number of microbatches too: the step's tokens are divisor enough",
-        "padding-counted": "the divisor counts padding and prompt too: count the mask, not the tensor",
-        "sequences-counted": "the divisor counts sequences: it counts target tokens",
-        "never-divided": "the step is not divided at all: it grows with its number of tokens",
-        "running-total": "the divisor is the tokens seen so far: count those of the whole step first",
-        "last-left-out": "the last microbatch is left out",
-        "no-backward": "backward is never called: there is no gradient",
-        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
-        "reported-mean": "the gradient is right, but the returned loss is averaged over the microbatches; it is their sum",
-    },
+    "ex10-step",
     {
         "mean-of-means": _step(lambda b, i: b[i][1].sum() * len(b)),
         "mean-of-means-safe": _step(lambda b, i: b[i][1].sum().clamp(min=1) * len(b)),

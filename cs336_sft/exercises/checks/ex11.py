@@ -103,19 +103,7 @@ def _over_tokens(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tenso
 
 
 SLIPS = slips(
-    {
-        "whole-logits": "computes all logits at once: [N, V] is what ran out of memory; go chunk by chunk",
-        "chunks-kept": "goes in chunks, but autograd keeps the logits of every chunk until the backward:\nrecompute them there (torch.utils.checkpoint, or an autograd.Function)",
-        "last-chunk-dropped": "drops the last, shorter chunk",
-        "labels-restart": "every chunk is compared with the labels of the first chunk: cut labels as hidden is cut",
-        "logits": "gives the labels' logits: log p = logit - logsumexp over the vocabulary",
-        "softmax-over-tokens": "the softmax runs over the tokens of a chunk, so results depend on chunk_size; it runs over the vocabulary",
-        "sign": "the sign is flipped: log-probabilities are never positive",
-        "surprisal": "token_entropy is something else than -sum p log p over the vocabulary: the label's -log p is one draw of it",
-        "no-graph": "log_probs has no graph: no_grad belongs around the entropy only",
-        "weight-detached": "the gradient of the weights is missing: weight was detached",
-        "bfloat16": "computes the logits in bfloat16, 8 bits of mantissa: bring chunk and weights to float32 before the product",
-    },
+    "ex11",
     {
         "whole-logits": _whole,
         "chunks-kept": _chunked(recompute=False),

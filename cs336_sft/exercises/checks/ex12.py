@@ -105,23 +105,7 @@ def _fails_on_zero(graded: Sequence[Graded], max_per_question: int | None = None
 
 
 SLIPS = slips(
-    {
-        "keeps-wrong": "keeps wrong samples: only those with reward 1 are correct",
-        "keeps-formatted": "keeps by format_reward: a well-formed wrong answer gets in",
-        "keeps-answer": "keeps by answer_reward: a right number without the format gets in; ask for reward",
-        "keeps-lenient": "keeps by lenient: a right number without the format gets in; ask for reward",
-        "duplicates": "keeps duplicates: the same text of one question counts once",
-        "blanks": "takes texts that differ in blanks at their ends for different ones: strip them",
-        "across-questions": "drops a text that another question has too: duplicates are within one question",
-        "no-cap": "max_per_question is not used",
-        "cap-before-filter": "the cap counts wrong samples too: filter first, then cap",
-        "cap-before-dedup": "the cap counts duplicates too: remove them first, then cap",
-        "cap-over-all": "the cap counts all questions together; it is for each question",
-        "keeps-last": "keeps the last of several; the contract keeps the first",
-        "grouped": "returns the samples grouped by question; the contract keeps their order",
-        "zero-correct-all": "trains on everything where no sample is right: then nothing is selected",
-        "zero-correct-fails": "fails where no sample is right: then the selection is empty",
-    },
+    "ex12",
     {
         "keeps-wrong": _select(keep=lambda item: True),
         "keeps-formatted": _select(keep=lambda item: item.format_reward > 0),
