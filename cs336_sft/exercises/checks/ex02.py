@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cs336_sft.exercises.checks.tokens import PLAIN, WITH_BOS, batch_lines, batch_view, build, encode_pairs, right_mask
+from cs336_sft.exercises.checks.tokens import (
+    PLAIN,
+    WITH_BOS,
+    batch_lines,
+    batch_view,
+    build,
+    encode_pairs,
+    random_cases,
+    right_mask,
+)
 from cs336_sft.exercises.compare import Check, slips
 from cs336_sft.exercises.sandbox.perform import Case
 
@@ -25,6 +34,7 @@ CASES = [
         label="three pairs, prompts of 1, 5 and 4 tokens, outputs of 2, 5 and 7",
     ),
     Case((["2 + 3 ="] * 2, ["5 ?", "? ?"], PLAIN), label="outputs that hold token 0"),
+    *random_cases(2),
 ]
 
 
@@ -39,6 +49,12 @@ def _joined(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
     pairs = encode_pairs(prompts, outputs, tokenizer)
     whole = [tokenizer(p + o, add_special_tokens=False)["input_ids"] for p, o in zip(prompts, outputs, strict=True)]
     return build([(w[: len(p)], w[len(p) :]) for w, (p, _) in zip(whole, pairs, strict=True)], tokenizer.pad_token_id)
+
+
+def _changed(prompts: Any, outputs: Any, tokenizer: Any, key: str, change: Callable[[Any], Any]) -> Any:
+    batch = _slip()(prompts, outputs, tokenizer)
+    mask, value = batch["response_mask"], change(batch)
+    return batch | {key: mask & value if key == "response_mask" else batch["labels"].where(mask, value)}
 
 
 def _first_row(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
@@ -65,6 +81,11 @@ SLIPS = slips(
         "pad-with-eos": lambda p, o, t: build(encode_pairs(p, o, t), t.eos_token_id),
         "joined-text": _joined,
         "special-tokens": _slip(encoding={"add_special_tokens": True}),
+        "pad-id-masked": lambda p, o, t: _changed(p, o, t, "response_mask", lambda b: b["labels"] != t.pad_token_id),
+        "truncated": _slip(encoding={"truncation": True}),
+        "stripped": lambda p, o, t: _slip()([x.strip() for x in p], [x.strip() for x in o], t),
+        "blank-between": lambda p, o, t: _slip()(p, [" " + x for x in o], t),
+        "labels-100": lambda p, o, t: _changed(p, o, t, "labels", lambda b: -100 + 0 * b["labels"]),
     },
 )
 

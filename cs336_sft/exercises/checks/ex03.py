@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,33 @@ CASES = [
 ]
 
 
+def _random_case(seed: int) -> Case:
+    """Make a call that varies shape, sign, size, dtype, mask, constant and dim all together."""
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    shape = draw.choice([(3,), (1,), (1, 3), (3, 1), (2, 4), (2, 1, 3), (2, 2, 2), (2, 3, 2, 2)])
+    tensor = torch.randint(-4, 5, shape, generator=generator) * draw.choice([1.0, 0.1, 2.0**24 + 1])
+    dtype, values = draw.choice(
+        [(torch.float64, (-1.0, 0.0, 0.5, 2.0)), (torch.float32, (0, 2, -1)), (torch.float32, (0, 1))]
+    )
+    mask = torch.tensor([draw.choice(values) for _ in range(tensor.numel())]).reshape(shape)
+    mask = mask * (seed % 5 > 0) if len(values) > 2 else mask.bool()
+    tensor = tensor.to(dtype)
+    if seed % 3 == 0:
+        tensor.view(-1)[-1], mask.view(-1)[-1] = draw.choice([float("inf"), float("nan")]), draw.choice([0, 1])
+    dim = draw.choice([None, *range(-len(shape), len(shape))])
+    label = f"a random tensor of shape {list(shape)}, mask of {sorted(set(mask.flatten().tolist()))}, dim={dim}"
+    return Case(
+        (tensor.requires_grad_(seed % 2 == 0), mask, draw.choice([0.25, 0.5, 2.5, 3, 100.0])),
+        {"dim": dim},
+        label=label,
+        backward="" if seed % 2 == 0 else None,
+        tolerance=1e-9 if dtype == torch.float64 else 1e-5,
+    )
+
+
+CASES += [_random_case(seed) for seed in range(40)]
+
+
 def _formula(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     def wrong(tensor: Any, mask: Any, normalize_constant: float, dim: int | None = None) -> torch.Tensor:
         kept = torch.where(mask.bool(), tensor, 0.0)
@@ -60,6 +88,16 @@ SLIPS = slips(
         "if-dim": _formula(lambda k, m, c, d, t: (k.sum(dim=d) if d else k.sum()) / c),
         "keepdim": _formula(lambda k, m, c, d, t: (k.sum() if d is None else k.sum(dim=d, keepdim=True)) / c),
         "no-graph": _formula(lambda k, m, c, d, t: (k.sum(dim=d) / c).detach()),
+        "numbers-weigh": lambda t, m, c, dim=None: torch.where(m != 0, t * m, 0.0).sum(dim=dim) / c,
+        "only-one": lambda t, m, c, dim=None: torch.where(m == 1, t, 0.0).sum(dim=dim) / c,
+        "only-positive": lambda t, m, c, dim=None: torch.where(m > 0, t, 0.0).sum(dim=dim) / c,
+        "fractions-cut": lambda t, m, c, dim=None: torch.where(m.long() != 0, t, 0.0).sum(dim=dim) / c,
+        "constant-clamped": _formula(lambda k, m, c, d, t: k.sum(dim=d) / max(c, 1)),
+        "constant-cut": _formula(lambda k, m, c, d, t: k.sum(dim=d) / max(int(c), 1)),
+        "float32": _formula(lambda k, m, c, d, t: k.float().sum(dim=d) / c),
+        "squeezed": _formula(lambda k, m, c, d, t: (k.sum(dim=d) / c).squeeze()),
+        "magnitudes": _formula(lambda k, m, c, d, t: k.abs().sum(dim=d) / c),
+        "nansum": _formula(lambda k, m, c, d, t: k.nansum(dim=d) / c),
         "nan-to-num": lambda t, m, c, dim=None: torch.nan_to_num(t * m).sum(dim=dim) / c,
         "times-mask": lambda t, m, c, dim=None: (t * m).sum(dim=dim) / c,
     },

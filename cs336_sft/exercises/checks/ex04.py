@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,22 @@ _MASK = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
 def _case(log_probs: torch.Tensor, mask: torch.Tensor, steps: int, constant: float, label: str, why: str = "") -> Case:
     return Case(
         (log_probs.clone().requires_grad_(), mask, steps), {"normalize_constant": constant}, label=label, why=why
+    )
+
+
+def _random_case(seed: int) -> Case:
+    """Make a call that varies shape, size, mask, steps, constant and what stands in .grad all together."""
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    shape = draw.choice([(1, 1), (3, 1), (1, 4), (2, 5), (4, 4)])
+    log_probs = (-torch.rand(shape, generator=generator) * draw.choice([0.01, 3, 90])).requires_grad_()
+    if seed % 2:
+        log_probs.grad = torch.ones(shape)
+    mask = torch.rand(shape, generator=generator) > draw.choice([0.2, 0.6])
+    label = f"random {list(shape)}" + ", with the gradient of an earlier microbatch" * (seed % 2)
+    return Case(
+        (log_probs, mask.to(draw.choice([torch.bool, torch.int64, torch.float32])), draw.choice([1, 2, 3, 8])),
+        {"normalize_constant": draw.choice([0.1, 0.5, 1.0, 2.5, 40])},
+        label=label,
     )
 
 
@@ -42,6 +59,10 @@ def _cases() -> list[Case]:
         Case(
             (_LOG_PROBS.clone().requires_grad_(), _MASK.long(), 2), label="an integer mask, normalize_constant left out"
         ),
+        _case(
+            _LOG_PROBS, _MASK & False, 2, 1.0, "everything masked", "nothing to learn here: loss and gradient are zeros"
+        ),
+        *(_random_case(seed) for seed in range(24)),
     ]
 
 
@@ -57,6 +78,18 @@ def _formula(
         return reported(loss, steps), {}
 
     return wrong
+
+
+class _Twice(torch.autograd.Function):
+    """A value whose gradient arrives twice."""
+
+    forward = staticmethod(lambda ctx, x: x.clone())
+    backward = staticmethod(lambda ctx, grad: 2 * grad)
+
+
+def _zeroes_grad(log_probs: Any, *rest: Any, **constant: Any) -> Any:
+    log_probs.grad = None
+    return sft_microbatch_train_step(log_probs, *rest, **constant)
 
 
 def _rows(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -75,6 +108,14 @@ SLIPS = slips(
         "mean-of-means": _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1).clamp(min=1)).mean() / c / n),
         "mean-of-means-nan": _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1)).mean() / c / n),
         "mean-over-padding": _formula(lambda x, m, n, c: -(x * m).mean() / c / n),
+        "masked-rows-lost": _formula(lambda x, m, n, c: _rows(x, m).sum() / m.any(dim=-1).sum().clamp(min=1) / c / n),
+        "mean-over-time": _formula(lambda x, m, n, c: _rows(x, m).sum() / x.shape[1] / c / n),
+        "rows-twice": _formula(lambda x, m, n, c: _rows(x, m).mean() / len(x) / c / n),
+        "constant-clamped": _formula(lambda x, m, n, c: _rows(x, m).mean() / max(c, 1) / n),
+        "constant-cut": _formula(lambda x, m, n, c: _rows(x, m).mean() / max(int(c), 1) / n),
+        "clamped": _formula(lambda x, m, n, c: _rows(x.clamp(min=-20), m).mean() / c / n),
+        "zeroes-grad": _zeroes_grad,
+        "backward-twice": _formula(lambda x, m, n, c: _Twice.apply(_rows(x, m).mean() / c / n)),
         "no-mask": _formula(lambda x, m, n, c: -x.sum(dim=-1).mean() / c / n),
         "no-constant": _formula(lambda x, m, n, c: _rows(x, m).mean() / n),
         "no-backward": _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, backward=False),
@@ -87,9 +128,9 @@ def _view(case: Case, seen: Observation) -> Any:
     value = seen.value
     if not isinstance(value, (tuple, list)) or len(value) != 2 or not isinstance(value[1], dict):
         return Misshapen("returns something else than (loss, metadata) with a dict for metadata")
-    if not isinstance(value[0], torch.Tensor) or value[0].numel() != 1:
-        return Misshapen("the loss is no scalar tensor")
-    return {"loss": value[0].reshape(()), "gradient of log_probs": seen.grads[0]}
+    if not isinstance(value[0], torch.Tensor) or value[0].dim():
+        return Misshapen("the loss is no scalar tensor, which has no dimension: its shape is ()")
+    return {"loss": value[0], "gradient of log_probs": seen.grads[0]}
 
 
 CHECKS = (Check("sft_microbatch_train_step", _cases(), sft_microbatch_train_step, SLIPS, view=_view),)

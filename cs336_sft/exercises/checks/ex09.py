@@ -16,6 +16,7 @@ from cs336_sft.exercises.checks.tokens import (
     batch_view,
     build,
     encode_pairs,
+    random_cases,
     right_mask,
 )
 from cs336_sft.exercises.compare import Check, slips
@@ -43,11 +44,18 @@ def _cases() -> list[Case]:
             why="an end-of-text in the output is a response token like any other",
         ),
         Case((["Q :", "2 + 3 ="], ["", "5"], PAD_IS_EOS), eos, label="an empty output: its only target is end-of-text"),
+        *random_cases(9, append_eos=True),
+        *random_cases(10)[:3],
     ]
 
 
 def _with_eos(pairs: Pairs, eos: int) -> Pairs:
     return [(p, [*o, eos]) for p, o in pairs]
+
+
+def _cut_to_width(pairs: Pairs, eos: int) -> Pairs:
+    width = max(len(p) + len(o) for p, o in pairs)
+    return [(p, [*o, eos][: width - len(p)]) for p, o in pairs]
 
 
 def _slip(
@@ -56,6 +64,8 @@ def _slip(
     rule: Callable[..., list[bool]] = right_mask,
     mask: Callable[[dict[str, torch.Tensor], Any], torch.Tensor] = lambda batch, tokenizer: batch["response_mask"],
     always: bool | None = None,
+    cut_first: bool = False,
+    pad_with: str = "pad_token_id",
     **encoding: bool,
 ) -> Callable[..., Any]:
     """Make the reference, or, with one part replaced, a slip.
@@ -65,11 +75,11 @@ def _slip(
     """
 
     def tokenize(prompts: Any, outputs: Any, tokenizer: Any, *, append_eos: bool = False) -> Any:
-        pairs = encode_pairs(prompts, outputs, tokenizer, **encoding)
+        pairs, pad = encode_pairs(prompts, outputs, tokenizer, **encoding), getattr(tokenizer, pad_with)
         if append_eos if always is None else always:
-            batch = build(extend(pairs, tokenizer.eos_token_id), tokenizer.pad_token_id, mask=rule)
+            batch = build(extend(pairs, tokenizer.eos_token_id), pad, mask=rule, cut_first=cut_first)
         else:
-            batch = build(pairs, tokenizer.pad_token_id)
+            batch = build(pairs, pad, cut_first=cut_first)
         return batch | {"response_mask": mask(batch, tokenizer)}
 
     return tokenize
@@ -104,6 +114,11 @@ SLIPS = slips(
             _with_eos(encode_pairs(p, o, t), t.pad_token_id) if append_eos else encode_pairs(p, o, t), t.pad_token_id
         ),
         "eos-replaces": _slip(lambda pairs, eos: [(p, [*o[:-1], eos]) for p, o in pairs]),
+        "stripped": lambda p, o, t, **settings: _slip()(p, [x.strip() for x in o], t, **settings),
+        "eos-once": _slip(lambda pairs, eos: [(p, o if o[-1:] == [eos] else [*o, eos]) for p, o in pairs]),
+        "cut-before-padding": _slip(cut_first=True),
+        "pad-with-eos": _slip(pad_with="eos_token_id"),
+        "cut-to-width": _slip(lambda pairs, eos: _cut_to_width(pairs, eos)),
         "empty-output": _slip(lambda pairs, eos: [(p, [*o, eos] if o else o) for p, o in pairs]),
     },
 )

@@ -37,13 +37,23 @@ class TinyLM(torch.nn.Module):
         return SimpleNamespace(logits=hidden @ self.head.T)  # [B, T, V]
 
 
-def word_tokenizer(words: tuple[str, ...], *, eos: str = "<eos>", pad: str = "<pad>", bos: str | None = None) -> Any:
+def word_tokenizer(
+    words: tuple[str, ...],
+    *,
+    eos: str = "<eos>",
+    pad: str = "<pad>",
+    bos: str | None = None,
+    blanks: bool = False,
+    limit: int | None = None,
+) -> Any:
     """Build a Hugging Face tokenizer whose tokens are words and signs.
 
     Args:
         words: the vocabulary, in the order of the ids.
         eos, pad: tokens of the vocabulary (may be the same).
         bos: a token that is put in front of every text, but for ``add_special_tokens=False``; or None.
+        blanks: each blank is a token; otherwise they are dropped.
+        limit: the tokens that a model reads at most, which is no limit of a text.
 
     >>> tokenizer = word_tokenizer(("<pad>", "<eos>", "?", "2", "+"))
     >>> tokenizer(["2 + 2"], add_special_tokens=False)["input_ids"]
@@ -53,10 +63,14 @@ def word_tokenizer(words: tuple[str, ...], *, eos: str = "<eos>", pad: str = "<p
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
-    # Words and signs, blanks dropped: "4" next to "2" is the word "42".
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]+"), "removed", invert=True)
+    # Words and signs: "4" next to "2" is the word "42".
+    inner.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"\w+|\s|[^\w\s]+" if blanks else r"\w+|[^\w\s]+"), "removed", invert=True
+    )
     if bos is not None:
         inner.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, words.index(bos))]
         )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=eos, pad_token=pad, bos_token=bos, unk_token="?")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token=eos, pad_token=pad, bos_token=bos, unk_token="?", model_max_length=limit
+    )
