@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 
 import torch
 
@@ -11,14 +12,32 @@ from cs336_sft.exercises.sandbox.perform import Case
 from cs336_sft.logprobs import compute_entropy
 
 
+_INF = float("-inf")
+
+
+def _random_case(seed: int) -> Case:
+    """Make a call that varies shape, size, dtype, ties, forbidden tokens and the gradient all together."""
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    shape = draw.choice([(4,), (1, 3), (3, 1), (2, 1, 5), (2, 3, 3), (1, 1, 1), (2, 2, 2, 4), (1, 60)])
+    logits = torch.randn(shape, generator=generator, dtype=draw.choice([torch.float32, torch.float64]))
+    logits = logits * draw.choice([0.01, 1, 30, 1e3]) + draw.choice([-60, 0, 700])
+    if seed % 3 == 0:
+        logits = logits.round()
+    if seed % 2 and shape[-1] > 2:
+        logits[..., -1] = _INF
+    label = f"random logits of shape {list(shape)}" + ", the last one forbidden (-inf)" * (_INF in logits)
+    backward = "" if seed % 4 < 2 else None
+    return Case((logits.requires_grad_(backward is not None),), label=label, backward=backward)
+
+
 def _cases() -> list[Case]:
     generator = torch.Generator().manual_seed(5)
-    random = torch.randn(2, 3, 5, generator=generator) * 3
+    normal = torch.randn(2, 3, 5, generator=generator) * 3
     shifted = torch.tensor([[800.0, 800.0, 799.0], [-900.0, -900.0, -900.0]])
     return [
         Case((torch.tensor([[0.0, 0.0], [1.0, 3.0]]),), label="logits [[0 0] [1 3]]"),
         Case((torch.tensor([[0.0, 0.0, 0.0, 0.0], [2.0, 0.0, 1.0, -1.0]]),), label="logits [[0 0 0 0] [2 0 1 -1]]"),
-        Case((random,), label="random logits of shape [2, 3, 5]"),
+        Case((normal,), label="random logits of shape [2, 3, 5]"),
         Case((torch.randn(3, 3, 3, generator=generator),), label="random logits of shape [3, 3, 3]"),
         Case(
             (shifted,),
@@ -35,7 +54,17 @@ def _cases() -> list[Case]:
             label="a logit of -inf, a forbidden token",
             why="a forbidden token (-inf) has probability 0 and adds 0, not nan",
         ),
-        Case((random.clone().requires_grad_(),), label="the gradient at random logits", backward=""),
+        Case((normal.clone().requires_grad_(),), label="the gradient at random logits", backward=""),
+        Case(
+            (torch.tensor([[0.0, 0.0, 1.0], [_INF, 5.0, 0.0], [0.0, -200.0, 0.0], [1e4, -1e4, 0.0]]).requires_grad_(),),
+            label="the gradient at -inf and where a probability is 0",
+            why="where a probability is 0 the gradient is 0, not nan: fill in before the product, not after it",
+            backward="",
+        ),
+        Case((torch.tensor([[1e8, 1e8], [-1e8, -1e8], [-2e4, _INF], [3e38, 3e38]]),), label="logits of 1e8 and beyond"),
+        Case((torch.tensor([-2e4, -2e4, _INF]),), label="logits [-20000 -20000 -inf]"),
+        Case((torch.tensor([100.0] + [0.0] * 5000),), label="5001 logits, one of them 100, the others 0"),
+        *(_random_case(seed) for seed in range(20)),
         Case(
             (torch.linspace(-2, 2, 3000, dtype=torch.float64).reshape(1, 3000),),
             label="3000 float64 logits",
@@ -69,6 +98,17 @@ SLIPS = slips(
         "mean-over-vocabulary": lambda x: _right(x) / x.shape[-1],
         "scalar": lambda x: _right(x).sum(),
         "logits-as-probabilities": lambda x: -(x * x.log()).sum(dim=-1),
+        "normalised": lambda x: _right(x) / math.log(x.shape[-1]),
+        "clamped": lambda x: _right(x.clamp(-50, 50)),
+        "forbidden-is-0": lambda x: _right(x.masked_fill(x == _INF, 0.0)),
+        "forbidden-is-small": lambda x: _right(x.masked_fill(x == _INF, -1e4)),
+        "keepdim": lambda x: _right(x).unsqueeze(-1),
+        "squeezed": lambda x: _right(x).squeeze(),
+        "maximum-of-all": lambda x: _exp_unstable(x - x.max()),
+        "top-50": lambda x: _right(x.topk(min(50, x.shape[-1]), dim=-1).values),
+        "half": lambda x: _right(x.half()).to(x.dtype),
+        "epsilon-large": lambda x: -(_p(x) * (_p(x) + 1e-6).log()).sum(dim=-1),
+        "difference": lambda x: torch.logsumexp(x, -1) - (_p(x) * x.masked_fill(x == _INF, 0.0)).sum(dim=-1),
         "no-logarithm": lambda x: -(_p(x) * x).sum(dim=-1),
         "unstable-exp": _exp_unstable,
         "log-of-softmax": lambda x: -(_p(x) * _p(x).log()).sum(dim=-1),

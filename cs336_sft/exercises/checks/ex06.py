@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,8 @@ def _cases() -> list[Case]:
     ids = torch.tensor([[1, 2, 3], [4, 0, 0]])
     random = torch.randint(0, 7, (3, 6), generator=torch.Generator().manual_seed(6))
     square = torch.randint(0, 4, (4, 5), generator=torch.Generator().manual_seed(7))
+    shapes = [(1, 1, 2), (1, 4, 3), (3, 1, 5), (2, 3, 3), (1, 6, 9)]
+    apart = [torch.randint(0, v, (2, b, t), generator=torch.Generator().manual_seed(b)) for b, t, v in shapes]
     return [
         Case((TinyLM(5), ids[:, :-1], ids[:, 1:]), label="ids [[1 2 3] [4 0 0]], vocabulary 5"),
         Case((TinyLM(5), ids[:, :-1], ids[:, 1:], True), label="the same with return_token_entropy=True"),
@@ -32,6 +35,14 @@ def _cases() -> list[Case]:
             label="the gradient of the log-probabilities",
             backward="log_probs",
             why="the gradient reaches the model's weights: no no_grad and no detach around log_probs",
+        ),
+        *(
+            Case(
+                (TinyLM(v, seed=seed, scale=scale), inputs, labels, scale > 1),
+                label=f"B = {b}, T = {t}, V = {v}, labels that are not the inputs shifted",
+            )
+            for seed, scale in ((4, 1.0), (5, 2.0), (6, 300.0))
+            for (b, t, v), (inputs, labels) in zip(shapes, apart, strict=True)
         ),
     ]
 
@@ -69,6 +80,21 @@ SLIPS = slips(
             lambda x, i, y: _pick(torch.softmax(x, -1).log(), y),
             lambda x, y: -(torch.softmax(x, -1) * torch.softmax(x, -1).log()).sum(-1),
         ),
+        "shifted-back": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1).roll(1, 1), y)),
+        "zero-ignored": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y) * (y != 0)),
+        "clamped": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y).clamp(min=-20)),
+        "likeliest": _formula(lambda x, i, y: torch.log_softmax(x, -1).max(-1).values),
+        "squeezed": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y).squeeze()),
+        "next-input": _formula(
+            lambda x, i, y: _pick(torch.log_softmax(x, -1), torch.cat([i[:, 1:], y[:, -1:]], dim=1))
+        ),
+        "last-label-ignored": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y) * (y != y[:, -1:])),
+        "entropy-base-2": _formula(entropy=lambda x, y: compute_entropy(x) / math.log(2)),
+        "entropy-mean": _formula(entropy=lambda x, y: compute_entropy(x) / x.shape[-1]),
+        "entropy-of-label": _formula(
+            entropy=lambda x, y: -(lambda lp: lp.exp() * lp)(_pick(torch.log_softmax(x, -1), y))
+        ),
+        "entropy-over-batch": _formula(entropy=lambda x, y: compute_entropy(x).mean(0)),
         "no-graph": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y).detach()),
         "entropy-always": _formula(keys=lambda asked: True),
         "entropy-missing": _formula(keys=lambda asked: False),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import Any
 
 from cs336_sft.evaluation import metrics as library
@@ -16,10 +17,21 @@ from cs336_sft.records import Generation, Graded, Problem
 def _graded(number: int, tokens: int, text: str, finish: str, form: float, answer: float, lenient: float) -> Graded:
     problem = Problem(f"question {number}", "#### 5", "5", id=f"made/{number}")
     # The last id is end-of-text where the model stopped by itself.
-    ids = tuple(range(3, 3 + tokens - 1)) + ((0,) if finish == "stop" else (9,))
+    ids = (*(3 + i % 5 for i in range(tokens - 1)), 0 if finish == "stop" else 9)[:tokens]
     # A string of its own, as one read from a file is: `finish_reason is "length"` must not work.
     generation = Generation("Q", ids, text, "".join(list(finish)))
     return Graded(problem, generation, form, answer, form * answer, lenient)
+
+
+def _random(seed: int) -> list[Graded]:
+    """Make records that vary everything at once: several of one question, equal ones, none of some kind."""
+    draw = random.Random(seed)
+    made = []
+    for _ in range(draw.choice((1, 2, 3, 7, 20))):
+        rewards = [draw.choice((0.0, 1.0)) for _ in range(3)]
+        text, finish = draw.choice(("", "5", "#### 5 and so on and on")), draw.choice(("stop", "length"))
+        made.append(_graded(draw.randrange(3), draw.choice((0, 1, 5, 8, 300)), text, finish, *rewards))
+    return made + draw.choices(made, k=seed % 3)
 
 
 def _cases() -> list[Case]:
@@ -40,6 +52,7 @@ def _cases() -> list[Case]:
         Case(([short, wrong, bare],), label="one right, one wrong, one without the format"),
         Case(([short, long, wrong, bare, cut, loose],), label="six of all kinds"),
         Case(([wrong, cut],), label="none right", why="no right answer at all: the accuracy is 0, not an error"),
+        *(Case((_random(seed),), label="random records, some of the same question, some equal") for seed in range(12)),
     ]
 
 
@@ -61,6 +74,10 @@ def _mean(values: Iterable[float]) -> float:
     return fmean(values) if values else 0.0
 
 
+def _per_question(graded: Sequence[Graded], one: Callable[[list[float]], float]) -> float:
+    return fmean(one([x.reward for x in graded if x.problem.id == name]) for name in {x.problem.id for x in graded})
+
+
 SLIPS = slips(
     "ex08",
     {
@@ -78,6 +95,26 @@ SLIPS = slips(
         ),
         "trunc-by-limit": _with(trunc_rate=lambda g: fmean(len(x.generation.token_ids) >= 8 for x in g)),
         "length-in-characters": _with(avg_gen_len=lambda g: fmean(len(x.generation.text) for x in g)),
+        "percent-of-all": lambda g: {k: v * 100 for k, v in _with()(g).items()},
+        "rounded": lambda g: {k: round(v, 2) for k, v in _with()(g).items()},
+        "median": _with(avg_gen_len=lambda g: median(len(x.generation.token_ids) for x in g)),
+        "whole-length": _with(avg_gen_len=lambda g: sum(len(x.generation.token_ids) for x in g) // len(g)),
+        "distinct-tokens": _with(avg_gen_len=lambda g: fmean(len(set(x.generation.token_ids)) for x in g)),
+        "length-of-finished": _with(
+            avg_gen_len=lambda g: _mean(len(x.generation.token_ids) for x in g if x.generation.finish_reason == "stop")
+        ),
+        "format-of-finished": _with(
+            format_accuracy=lambda g: fmean(x.format_reward * (x.generation.finish_reason == "stop") for x in g)
+        ),
+        "trunc-of-unformatted": _with(
+            trunc_rate=lambda g: fmean(x.generation.finish_reason == "length" and not x.format_reward for x in g)
+        ),
+        "empty-left-out": _with(
+            avg_gen_len=lambda g: _mean(len(x.generation.token_ids) for x in g if x.generation.token_ids)
+        ),
+        "set": lambda g: _with()(list(dict.fromkeys(g))),
+        "per-question": _with(accuracy=lambda g: _per_question(g, fmean)),
+        "any-of-question": _with(accuracy=lambda g: _per_question(g, max)),
         "length-in-words": _with(avg_gen_len=lambda g: fmean(len(x.generation.text.split()) for x in g)),
         "eos-not-counted": _with(
             avg_gen_len=lambda g: fmean(len(x.generation.token_ids) - (x.generation.finish_reason == "stop") for x in g)

@@ -44,6 +44,7 @@ def _cases() -> list[Case]:
             why="an end-of-text in the output is a response token like any other",
         ),
         Case((["Q :", "2 + 3 ="], ["", "5"], PAD_IS_EOS), eos, label="an empty output: its only target is end-of-text"),
+        Case((["A : 4"], ["2"], PLAIN), eos, label='prompt "A : 4", output "2": joined as text they would read "42"'),
         *random_cases(9, append_eos=True),
         *random_cases(10)[:3],
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cs336_sft.exercises.compare import Check, Misshapen, slips
@@ -39,6 +41,22 @@ def _samples(*indices: int) -> list[Graded]:
     return [_sample(*_ALL[i]) for i in indices]
 
 
+def _random(seed: int) -> list[Graded]:
+    """Make samples that vary everything at once: texts that are nearly the same, right and wrong ones among them."""
+    draw = random.Random(seed)
+    long = "so " * 25
+    texts = (f"{long}x 5", f"{long}y 5", "x 5", "x  5", "X 5", " x 5\n", "", "y")
+    made = []
+    for i in range(draw.choice((1, 6, 20))):
+        rewards = [draw.choice((0.0, 1.0)), draw.choice((0.0, 1.0, 1.0)), draw.choice((0.0, 1.0))]
+        item = _sample(draw.choice("ABC"), i, draw.choice(texts), *rewards)
+        same = replace(item.problem, question="the same question A")  # only the id tells A and B apart
+        problem = same if item.problem.id != "made/C" else item.problem
+        generation = replace(item.generation, finish_reason=draw.choice(("stop", "length")))
+        made.append(replace(item, problem=problem, generation=generation))
+    return made
+
+
 def _cases() -> list[Case]:
     return [
         Case((_samples(0, 2),), label="a right sample of A and a wrong one of B"),
@@ -59,6 +77,11 @@ def _cases() -> list[Case]:
         Case(([],), label="no samples", why="no samples: the selection is empty, not an error"),
         Case((_samples(*range(len(_ALL))),), label="twelve samples of four questions"),
         Case((_samples(*range(len(_ALL))), 1), label="the same, max_per_question=1"),
+        *(
+            Case((_random(seed), cap), label=f"random samples, max_per_question={cap}")
+            for seed in range(6)
+            for cap in (None, 0, 1, 2)
+        ),
     ]
 
 
@@ -113,6 +136,17 @@ SLIPS = slips(
         "keeps-lenient": _select(keep=lambda item: item.lenient > 0),
         "duplicates": _select(identity=None),
         "blanks": _select(identity=lambda item: (item.problem.id, item.generation.text)),
+        "all-blanks-and-case": _select(
+            identity=lambda item: (item.problem.id, "".join(item.generation.text.lower().split()))
+        ),
+        "beginnings": _select(identity=lambda item: (item.problem.id, item.generation.text.strip()[:40])),
+        "question-text": _select(
+            identity=lambda item: (item.problem.question, item.generation.text.strip()),
+            group=lambda item: item.problem.question,
+        ),
+        "truncated-left-out": _select(keep=lambda item: item.reward > 0 and item.generation.finish_reason == "stop"),
+        "cap-0": lambda graded, cap=None: _REFERENCE(graded, cap or None),
+        "one-too-many": lambda graded, cap=None: _REFERENCE(graded, None if cap is None else cap + 1),
         "across-questions": _select(identity=lambda item: item.generation.text.strip()),
         "no-cap": _select(capped=False),
         "cap-before-filter": _select(cap_first="all"),

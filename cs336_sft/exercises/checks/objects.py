@@ -71,6 +71,8 @@ def word_tokenizer(
         inner.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, words.index(bos))]
         )
-    return PreTrainedTokenizerFast(
+    tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=inner, eos_token=eos, pad_token=pad, bos_token=bos, unk_token="?", model_max_length=limit
     )
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # as if said before
+    return tokenizer
