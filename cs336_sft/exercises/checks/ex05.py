@@ -11,7 +11,6 @@ from cs336_sft.exercises.compare import Check, slips, value_and_grads
 from cs336_sft.exercises.sandbox.perform import Case
 from cs336_sft.logprobs import compute_entropy
 
-
 _INF = float("-inf")
 
 

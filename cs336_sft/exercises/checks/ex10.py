@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,19 @@ def _leaf(pair: Pair) -> Pair:
     return pair[0].clone().requires_grad_(), pair[1]
 
 
+def _random(seed: int, n: int) -> list[Pair]:
+    """Make microbatches that vary shape, size, targets (maybe none) and what stands in .grad all together."""
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    pairs = []
+    for _ in range(n):
+        shape = draw.choice([(1, 1), (3, 1), (1, 4), (2, 5), (4, 9)])
+        log_probs = (-torch.rand(shape, generator=generator) * draw.choice([0.01, 3, 90])).requires_grad_()
+        if seed % 3 == 0:
+            log_probs.grad = torch.ones(shape)
+        pairs.append((log_probs, torch.rand(shape, generator=generator) > draw.choice([0.2, 0.6, 1.0])))
+    return [*pairs, pairs[0]] if seed % 2 else pairs  # the first one twice
+
+
 def _loss_cases() -> list[Case]:
     log_probs = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
@@ -36,6 +50,8 @@ def _loss_cases() -> list[Case]:
             why="no target in this microbatch: its share is 0, not nan",
         ),
         Case((log_probs.clone().requires_grad_(), mask, 12), label="its gradient", backward=""),
+        Case((*_leaf(_NONE), 5), label="the gradient without targets", why="no target: zeros as gradient", backward=""),
+        *(Case((*_random(seed, 1)[0], 7), label="a random microbatch", backward="") for seed in range(8)),
     ]
 
 
@@ -60,17 +76,21 @@ LOSS_SLIPS = slips(
 
 def _step_cases() -> list[Case]:
     generator = torch.Generator().manual_seed(10)
-    random = [
+    drawn = [
         (-torch.rand(2, w, generator=generator) * 4, torch.rand(2, w, generator=generator) > 0.5) for w in (3, 6, 4)
     ]
     return [
         Case(([_leaf(_SHORT)],), label="one microbatch with 2 targets"),
         Case(([_leaf(_SHORT), _leaf(_LONG)],), label="2 targets at -3 in one microbatch, 4 at -0.5 in the next"),
-        Case(([_leaf(pair) for pair in random],), label="three random microbatches"),
+        Case(([_leaf(pair) for pair in drawn],), label="three random microbatches"),
         Case(
             ([_leaf(_SHORT), _leaf(_NONE), _leaf(_LONG)],),
             label="a microbatch without targets between two others",
             why="a microbatch without targets adds nothing; it must not make a nan",
+        ),
+        *(
+            Case(([*_random(seed, 1 + seed % 4), _leaf(_SHORT)],), label="random microbatches, the first one twice")
+            for seed in range(12)
         ),
     ]
 
@@ -122,6 +142,8 @@ STEP_SLIPS = slips(
         "never-divided": _step(lambda b, i: 1),
         "running-total": _step(lambda b, i: sum(int(m.sum()) for _, m in b[: i + 1])),
         "last-left-out": _step(_total, use=slice(None, -1)),
+        "reported-last": _step(_total, report=lambda s, n: s[-1]),
+        "reported-negative": _step(_total, report=lambda s, n: -sum(s)),
         "no-backward": _step(_total, backward=False),
         "sign": _step(_total, sign=1.0),
         "reported-mean": _step(_total, report=lambda s, n: sum(s) / n),
@@ -131,10 +153,10 @@ STEP_SLIPS = slips(
 
 def _view(case: Case, seen: Observation) -> Any:
     value = seen.value
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        value = value.item()
     if not isinstance(value, (int, float)):
-        return Misshapen("accumulate_gradients returns something else than the step's loss, a number")
+        return Misshapen(
+            "accumulate_gradients returns something else than the step's loss, a float: a tensor may hold the graph of the step"
+        )
     # No gradient at all and a gradient of zeros are the same to an optimizer with no momentum.
     grads = [
         torch.zeros_like(pair[0]) if grad is None else grad for grad, pair in zip(seen.grads, case.args[0], strict=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,22 @@ def _inputs(n: int, v: int, h: int, seed: int, *, grad: bool = False, dtype: Any
     return hidden.requires_grad_(grad), weight.requires_grad_(grad), labels
 
 
+def _random_case(seed: int) -> Case:
+    """Make a call that varies sizes, chunk, dtype, magnitude (to where a probability underflows) and gradient."""
+    draw = random.Random(seed)
+    n, v, chunk = draw.choice([1, 2, 6, 9]), draw.choice([2, 3, 40]), draw.choice([1, 2, 3, 9, 50])
+    dtype, scale, grad = draw.choice([torch.float32, torch.bfloat16]), draw.choice([0.1, 1.0, 90.0]), seed % 2 == 0
+    hidden, weight, labels = _inputs(n, v, 3, seed, dtype=dtype)
+    hidden = (hidden * scale).requires_grad_(grad)
+    label = f"random: N = {n}, V = {v}, chunk_size {chunk}, {dtype}, hidden states of size {scale}"
+    return Case(
+        (hidden, weight.requires_grad_(grad), labels, chunk),
+        label=label,
+        backward="log_probs" if grad else None,
+        tolerance=1e-3 if dtype == torch.float32 else 1e-2,
+    )
+
+
 CASES = [
     Case((*_inputs(2, 4, 3, 0), 1), label="N = 2, V = 4, chunk_size 1"),
     Case((*_inputs(4, 5, 3, 1), 2), label="N = 4, V = 5, chunk_size 2"),
@@ -35,8 +52,8 @@ CASES = [
     Case((*_inputs(5, 5, 5, 4), 5), label="N = V = H = chunk_size = 5"),
     Case((*_inputs(7, 5, 3, 5, grad=True), 3), label="the gradients of hidden and weight", backward="log_probs"),
     Case(
-        (*_inputs(64, 200, 4, 6, grad=True), 4),
-        label="memory: N = 64, V = 200, chunk_size 4",
+        (*_inputs(64, 200, 4, 6, grad=True), 2),
+        label="memory: N = 64, V = 200, chunk_size 2",
         backward="log_probs",
         measure=True,
     ),
@@ -46,6 +63,7 @@ CASES = [
         why="bfloat16 has 8 bits of mantissa: bring the chunk and the weights to float32 before the product",
         tolerance=2e-3,
     ),
+    *(_random_case(seed) for seed in range(16)),
 ]
 
 
@@ -85,6 +103,10 @@ def _chunked(
     return chunked_log_probs
 
 
+def _softmax(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return torch.softmax(hidden.float() @ weight.float().T, dim=-1)
+
+
 def _whole(hidden: Any, weight: Any, labels: Any, chunk_size: int) -> dict[str, torch.Tensor]:
     return {"log_probs": _chunk(hidden, weight, labels), "token_entropy": _entropy(hidden, weight)}
 
@@ -111,6 +133,10 @@ SLIPS = slips(
         "labels-restart": _chunked(label_start=lambda start: 0),
         "logits": _chunked(_logits),
         "softmax-over-tokens": _chunked(_over_tokens),
+        "log-of-softmax": _chunked(lambda h, w, y: _softmax(h, w).log().gather(-1, y.unsqueeze(-1)).squeeze(-1)),
+        "unstable-exp": _chunked(lambda h, w, y: _logits(h, w, y) - (h.float() @ w.float().T).exp().sum(-1).log()),
+        "reversed": lambda h, w, y, c: {k: torch.cat(v.split(c)[::-1]) for k, v in _chunked()(h, w, y, c).items()},
+        "last-chunk-again": _chunked(starts=lambda n, s: [min(i, max(n - s, 0)) for i in range(0, n, s)]),
         "sign": _chunked(lambda h, w, y: -_chunk(h, w, y)),
         "surprisal": lambda h, w, y, c: (lambda r: r | {"token_entropy": -r["log_probs"].detach()})(
             _chunked()(h, w, y, c)
@@ -126,7 +152,10 @@ def _view(case: Case, seen: Observation) -> Any:
     result = entries(seen.value, ("log_probs", "token_entropy"), torch.Tensor)
     if isinstance(result, Misshapen):
         return result
-    result = {key: tensor.float() for key, tensor in result.items()}
+    if "token_entropy" in seen.with_graph:
+        return Misshapen("token_entropy has a graph: it is only logged, so compute it under no_grad or detach it")
+    if any(tensor.dtype != torch.float32 for tensor in result.values()):
+        return Misshapen("log_probs and token_entropy are float32, whatever the inputs are")
     if case.backward is not None:
         result["gradients of hidden and weight"] = "none: log_probs has no graph" if seen.no_graph else list(seen.grads)
     if case.measure and not seen.no_graph:

@@ -47,8 +47,8 @@ def _random(seed: int) -> list[Graded]:
     long = "so " * 25
     texts = (f"{long}x 5", f"{long}y 5", "x 5", "x  5", "X 5", " x 5\n", "", "y")
     made = []
-    for i in range(draw.choice((1, 6, 20))):
-        rewards = [draw.choice((0.0, 1.0)), draw.choice((0.0, 1.0, 1.0)), draw.choice((0.0, 1.0))]
+    for i in range(draw.choice((1, 12, 30))):
+        rewards = [draw.choice((0.0, 1.0, 1.0, 1.0)), draw.choice((0.0, 1.0, 1.0, 1.0)), draw.choice((0.0, 1.0))]
         item = _sample(draw.choice("ABC"), i, draw.choice(texts), *rewards)
         same = replace(item.problem, question="the same question A")  # only the id tells A and B apart
         problem = same if item.problem.id != "made/C" else item.problem
