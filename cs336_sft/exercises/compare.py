@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import math
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cs336_sft.exercises.registry import ASSETS
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.report import Failure, Line, line
 from cs336_sft.exercises.sandbox.perform import Case, Crash, Observation, observe_here
 from cs336_sft.exercises.sandbox.values import loaded_torch
@@ -35,7 +34,7 @@ def slips(table: str, functions: Mapping[str, Function]) -> tuple[Slip, ...]:
     >>> slips("ex03", {"no-mask": sum})[0].message
     'sums masked positions too: the mask is not used'
     """
-    messages = tomllib.loads((ASSETS / "slips.toml").read_text(encoding="utf-8"))[table]
+    messages = read_asset("slips")[table]
     return tuple(Slip(name, messages[name], function) for name, function in functions.items())
 
 

@@ -6,36 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from cs336_sft.exercises.checks.tokens import (
-    PLAIN,
-    WITH_BOS,
     batch_lines,
     batch_view,
     build,
     encode_pairs,
     random_cases,
     right_mask,
+    text_cases,
 )
 from cs336_sft.exercises.compare import Check, slips
-from cs336_sft.exercises.sandbox.perform import Case
-
-CASES = [
-    Case((["2 + 3 ="], ["5 ."], PLAIN), label="one pair"),
-    Case((["2 + 3 =", "Q :"], ["5 .", "A : 5 ."], PLAIN), label="two pairs of different lengths"),
-    Case((["Q : 2 + 3 =", "2"], ["5", "+ 3 = 5 so 5 ."], PLAIN), label="a long prompt above a long output"),
-    Case((["A : 4"], ["2"], PLAIN), label='prompt "A : 4", output "2": joined as text they would read "42"'),
-    Case((["2 + 3 =", "Q :"], ["5 .", "A : 5 ."], WITH_BOS), label="a tokenizer that puts <bos> before every text"),
-    Case(
-        (["Q :", "2 + 3 ="], ["", "5"], PLAIN),
-        label="an empty output",
-        why="an output without tokens has no targets; its row is all masked",
-    ),
-    Case(
-        (["Q", "Q : 2 + 3", "Q : A ="], ["5 ?", "= 5 so 5 .", "2 + 2 + 2 + 3"], PLAIN),
-        label="three pairs, prompts of 1, 5 and 4 tokens, outputs of 2, 5 and 7",
-    ),
-    Case((["2 + 3 ="] * 2, ["5 ?", "? ?"], PLAIN), label="outputs that hold token 0"),
-    *random_cases(2),
-]
 
 
 def _slip(**settings: Any) -> Callable[..., Any]:
@@ -91,4 +70,13 @@ SLIPS = slips(
 
 
 # The reference is the exercise's own: the library's function also lets prompts begin with BOS.
-CHECKS = (Check("tokenize_prompt_and_output", CASES, _slip(), SLIPS, view=batch_view, show=batch_lines),)
+CHECKS = (
+    Check(
+        "tokenize_prompt_and_output",
+        [*text_cases("ex02"), *random_cases(2)],
+        _slip(),
+        SLIPS,
+        view=batch_view,
+        show=batch_lines,
+    ),
+)

@@ -95,8 +95,6 @@ SLIPS = slips(
         "constant-clamped": _formula(lambda k, m, c, d, t: k.sum(dim=d) / max(c, 1)),
         "constant-cut": _formula(lambda k, m, c, d, t: k.sum(dim=d) / max(int(c), 1)),
         "float32": _formula(lambda k, m, c, d, t: k.float().sum(dim=d) / c),
-        "squeezed": _formula(lambda k, m, c, d, t: (k.sum(dim=d) / c).squeeze()),
-        "magnitudes": _formula(lambda k, m, c, d, t: k.abs().sum(dim=d) / c),
         "nansum": _formula(lambda k, m, c, d, t: k.nansum(dim=d) / c),
         "nan-to-num": lambda t, m, c, dim=None: torch.nan_to_num(t * m).sum(dim=dim) / c,
         "times-mask": lambda t, m, c, dim=None: (t * m).sum(dim=dim) / c,

@@ -80,18 +80,6 @@ def _formula(
     return wrong
 
 
-class _Twice(torch.autograd.Function):
-    """A value whose gradient arrives twice."""
-
-    forward = staticmethod(lambda ctx, x: x.clone())
-    backward = staticmethod(lambda ctx, grad: 2 * grad)
-
-
-def _zeroes_grad(log_probs: Any, *rest: Any, **constant: Any) -> Any:
-    log_probs.grad = None
-    return sft_microbatch_train_step(log_probs, *rest, **constant)
-
-
 def _rows(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return -(log_probs * mask).sum(dim=-1)
 
@@ -110,12 +98,9 @@ SLIPS = slips(
         "mean-over-padding": _formula(lambda x, m, n, c: -(x * m).mean() / c / n),
         "masked-rows-lost": _formula(lambda x, m, n, c: _rows(x, m).sum() / m.any(dim=-1).sum().clamp(min=1) / c / n),
         "mean-over-time": _formula(lambda x, m, n, c: _rows(x, m).sum() / x.shape[1] / c / n),
-        "rows-twice": _formula(lambda x, m, n, c: _rows(x, m).mean() / len(x) / c / n),
         "constant-clamped": _formula(lambda x, m, n, c: _rows(x, m).mean() / max(c, 1) / n),
         "constant-cut": _formula(lambda x, m, n, c: _rows(x, m).mean() / max(int(c), 1) / n),
         "clamped": _formula(lambda x, m, n, c: _rows(x.clamp(min=-20), m).mean() / c / n),
-        "zeroes-grad": _zeroes_grad,
-        "backward-twice": _formula(lambda x, m, n, c: _Twice.apply(_rows(x, m).mean() / c / n)),
         "no-mask": _formula(lambda x, m, n, c: -x.sum(dim=-1).mean() / c / n),
         "no-constant": _formula(lambda x, m, n, c: _rows(x, m).mean() / n),
         "no-backward": _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, backward=False),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -80,21 +79,16 @@ SLIPS = slips(
             lambda x, i, y: _pick(torch.softmax(x, -1).log(), y),
             lambda x, y: -(torch.softmax(x, -1) * torch.softmax(x, -1).log()).sum(-1),
         ),
-        "shifted-back": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1).roll(1, 1), y)),
         "zero-ignored": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y) * (y != 0)),
         "clamped": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y).clamp(min=-20)),
         "likeliest": _formula(lambda x, i, y: torch.log_softmax(x, -1).max(-1).values),
-        "squeezed": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y).squeeze()),
         "next-input": _formula(
             lambda x, i, y: _pick(torch.log_softmax(x, -1), torch.cat([i[:, 1:], y[:, -1:]], dim=1))
         ),
         "last-label-ignored": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y) * (y != y[:, -1:])),
-        "entropy-base-2": _formula(entropy=lambda x, y: compute_entropy(x) / math.log(2)),
-        "entropy-mean": _formula(entropy=lambda x, y: compute_entropy(x) / x.shape[-1]),
         "entropy-of-label": _formula(
             entropy=lambda x, y: -(lambda lp: lp.exp() * lp)(_pick(torch.log_softmax(x, -1), y))
         ),
-        "entropy-over-batch": _formula(entropy=lambda x, y: compute_entropy(x).mean(0)),
         "no-graph": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y).detach()),
         "entropy-always": _formula(keys=lambda asked: True),
         "entropy-missing": _formula(keys=lambda asked: False),

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
 from cs336_sft.exercises.compare import Check, entries, slips
-from cs336_sft.exercises.registry import ASSETS
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-
-# [response, ground truth, why]
-_RESPONSES = [json.loads(row) for row in (ASSETS / "ex07_cases.jsonl").read_text(encoding="utf-8").splitlines()]
 
 CASES = [
     Case((response, truth), label=f"response {response[:80]!r}, ground truth {truth!r}", why=why)
-    for response, truth, why in _RESPONSES
+    for response, truth, why in read_asset("cases")["ex07"]
 ]
 _DIGITS = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 _NUMBER = re.compile(r"[-+]?\$?[.,]*\d[\d.,]*")  # whatever looks like one; `_value` reads it
@@ -86,7 +82,6 @@ SLIPS = slips(
         "digit-first": _grader(numbers=re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?").findall),
         "format-needs-number": _grader(form=lambda s, n: bool(s) and n is not None and _value(n) is not None),
         "right-only": lambda r, t, fast=True: dict.fromkeys(_REFERENCE(r, t), _REFERENCE(r, t)["reward"]),
-        "no-marker": _grader(span=lambda t: _line(t) if "####" in t else t.strip()),
         "truth-with-commas": _grader(equal=lambda a, b: "," not in b and _value(a) == _value(b)),
         "absolute": _grader(equal=lambda a, b: abs(_value(a) or 0) == abs(_value(b))),
         "rounds": _grader(equal=lambda a, b: round(_value(a) or 0) == round(_value(b))),

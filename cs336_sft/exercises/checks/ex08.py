@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean, median
+from statistics import fmean
 from typing import Any
 
 from cs336_sft.evaluation.metrics import Metrics
@@ -55,6 +55,14 @@ def _cases() -> list[Case]:
     ]
 
 
+def _length(item: Graded) -> int:
+    return len(item.generation.token_ids)
+
+
+def _stopped(item: Graded) -> bool:
+    return item.generation.finish_reason == "stop"
+
+
 Rule = Callable[[Sequence[Graded]], float]
 
 
@@ -62,8 +70,8 @@ def _with(**rules: Rule) -> Callable[[Sequence[Graded]], dict[str, float]]:
     right: dict[str, Rule] = {
         "accuracy": lambda g: fmean(x.reward for x in g),
         "format_accuracy": lambda g: fmean(x.format_reward for x in g),
-        "trunc_rate": lambda g: fmean(x.generation.finish_reason == "length" for x in g),
-        "avg_gen_len": lambda g: fmean(len(x.generation.token_ids) for x in g),
+        "trunc_rate": lambda g: fmean(not _stopped(x) for x in g),
+        "avg_gen_len": lambda g: fmean(_length(x) for x in g),
     }
     return lambda graded: {key: rule(graded) for key, rule in (right | rules).items()}
 
@@ -83,42 +91,25 @@ SLIPS = slips(
         "answer-reward": _with(accuracy=lambda g: fmean(x.answer_reward for x in g)),
         "lenient": _with(accuracy=lambda g: fmean(x.lenient for x in g)),
         "among-formatted": _with(accuracy=lambda g: _mean(x.reward for x in g if x.format_reward)),
-        "among-finished": _with(accuracy=lambda g: _mean(x.reward for x in g if x.generation.finish_reason == "stop")),
+        "among-finished": _with(accuracy=lambda g: _mean(x.reward for x in g if _stopped(x))),
         "percent": lambda g: {k: v * (1 if k == "avg_gen_len" else 100) for k, v in _with()(g).items()},
-        "trunc-inverted": _with(trunc_rate=lambda g: fmean(x.generation.finish_reason == "stop" for x in g)),
+        "trunc-inverted": _with(trunc_rate=lambda g: fmean(_stopped(x) for x in g)),
         "trunc-by-text": _with(trunc_rate=lambda g: fmean(len(x.generation.text) >= 20 for x in g)),
-        "trunc-by-longest": _with(
-            trunc_rate=lambda g: fmean(
-                len(x.generation.token_ids) >= max(len(y.generation.token_ids) for y in g) for x in g
-            )
-        ),
-        "trunc-by-limit": _with(trunc_rate=lambda g: fmean(len(x.generation.token_ids) >= 8 for x in g)),
+        "trunc-by-longest": _with(trunc_rate=lambda g: fmean(_length(x) >= max(map(_length, g)) for x in g)),
+        "trunc-by-limit": _with(trunc_rate=lambda g: fmean(_length(x) >= 8 for x in g)),
         "length-in-characters": _with(avg_gen_len=lambda g: fmean(len(x.generation.text) for x in g)),
-        "percent-of-all": lambda g: {k: v * 100 for k, v in _with()(g).items()},
-        "rounded": lambda g: {k: round(v, 2) for k, v in _with()(g).items()},
-        "median": _with(avg_gen_len=lambda g: median(len(x.generation.token_ids) for x in g)),
-        "whole-length": _with(avg_gen_len=lambda g: sum(len(x.generation.token_ids) for x in g) // len(g)),
+        "whole-length": _with(avg_gen_len=lambda g: sum(_length(x) for x in g) // len(g)),
         "distinct-tokens": _with(avg_gen_len=lambda g: fmean(len(set(x.generation.token_ids)) for x in g)),
-        "length-of-finished": _with(
-            avg_gen_len=lambda g: _mean(len(x.generation.token_ids) for x in g if x.generation.finish_reason == "stop")
-        ),
-        "format-of-finished": _with(
-            format_accuracy=lambda g: fmean(x.format_reward * (x.generation.finish_reason == "stop") for x in g)
-        ),
-        "trunc-of-unformatted": _with(
-            trunc_rate=lambda g: fmean(x.generation.finish_reason == "length" and not x.format_reward for x in g)
-        ),
-        "empty-left-out": _with(
-            avg_gen_len=lambda g: _mean(len(x.generation.token_ids) for x in g if x.generation.token_ids)
-        ),
+        "length-of-finished": _with(avg_gen_len=lambda g: _mean(_length(x) for x in g if _stopped(x))),
+        "format-of-finished": _with(format_accuracy=lambda g: fmean(x.format_reward * (_stopped(x)) for x in g)),
+        "trunc-of-unformatted": _with(trunc_rate=lambda g: fmean(not _stopped(x) and not x.format_reward for x in g)),
+        "empty-left-out": _with(avg_gen_len=lambda g: _mean(_length(x) for x in g if x.generation.token_ids)),
         "set": lambda g: _with()(list(dict.fromkeys(g))),
         "per-question": _with(accuracy=lambda g: _per_question(g, fmean)),
         "any-of-question": _with(accuracy=lambda g: _per_question(g, max)),
         "length-in-words": _with(avg_gen_len=lambda g: fmean(len(x.generation.text.split()) for x in g)),
-        "eos-not-counted": _with(
-            avg_gen_len=lambda g: fmean(len(x.generation.token_ids) - (x.generation.finish_reason == "stop") for x in g)
-        ),
-        "length-of-correct": _with(avg_gen_len=lambda g: _mean(len(x.generation.token_ids) for x in g if x.reward)),
+        "eos-not-counted": _with(avg_gen_len=lambda g: fmean(_length(x) - (_stopped(x)) for x in g)),
+        "length-of-correct": _with(avg_gen_len=lambda g: _mean(_length(x) for x in g if x.reward)),
     },
 )
 

@@ -8,9 +8,6 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.checks.tokens import (
-    PAD_IS_EOS,
-    PLAIN,
-    WITH_BOS,
     Pairs,
     batch_lines,
     batch_view,
@@ -18,36 +15,11 @@ from cs336_sft.exercises.checks.tokens import (
     encode_pairs,
     random_cases,
     right_mask,
+    text_cases,
 )
 from cs336_sft.exercises.compare import Check, slips
-from cs336_sft.exercises.sandbox.perform import Case
 
-
-def _cases() -> list[Case]:
-    pair = ["2 + 3 ="], ["5 ."]
-    pairs = ["2 + 3 =", "Q :"], ["5 .", "A : 5 so 5 ."]
-    eos = {"append_eos": True}
-    return [
-        Case((*pair, PLAIN), label="one pair, append_eos left out"),
-        Case((*pair, PLAIN), eos, label="one pair, append_eos=True, pad is not eos"),
-        Case((*pairs, PLAIN), eos, label="two pairs, append_eos=True, pad is not eos"),
-        Case((*pair, PAD_IS_EOS), eos, label="one pair, append_eos=True, pad and eos are the same token"),
-        Case((*pairs, PAD_IS_EOS), eos, label="two pairs, append_eos=True, pad and eos are the same token"),
-        Case(
-            (*pairs, PAD_IS_EOS), {"append_eos": False}, label="two pairs, append_eos=False, pad and eos are the same"
-        ),
-        Case((*pair, WITH_BOS), eos, label="a tokenizer that puts <bos> before every text"),
-        Case(
-            (*pairs[:1], ["5 <eos> .", "A"], PLAIN),
-            eos,
-            label="an output that holds end-of-text itself",
-            why="an end-of-text in the output is a response token like any other",
-        ),
-        Case((["Q :", "2 + 3 ="], ["", "5"], PAD_IS_EOS), eos, label="an empty output: its only target is end-of-text"),
-        Case((["A : 4"], ["2"], PLAIN), eos, label='prompt "A : 4", output "2": joined as text they would read "42"'),
-        *random_cases(9, append_eos=True),
-        *random_cases(10)[:3],
-    ]
+CASES = [*text_cases("ex09"), *random_cases(9, append_eos=True), *random_cases(10)[:3]]
 
 
 def _with_eos(pairs: Pairs, eos: int) -> Pairs:
@@ -126,4 +98,4 @@ SLIPS = slips(
 
 
 # The reference is the exercise's own: the library's function also lets prompts begin with BOS.
-CHECKS = (Check("tokenize_prompt_and_output", _cases(), _slip(), SLIPS, view=batch_view, show=batch_lines),)
+CHECKS = (Check("tokenize_prompt_and_output", CASES, _slip(), SLIPS, view=batch_view, show=batch_lines),)

@@ -9,25 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 from cs336_sft.exercises.compare import Check, Misshapen, slips
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.report import Line, line
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 from cs336_sft.records import Generation, Graded, Problem
-
-# (question, sample, text, format_reward, answer_reward, lenient)
-_ALL = (
-    ("A", 0, "2+3=5 #### 5", 1.0, 1.0, 1.0),
-    ("A", 1, "it is 5", 0.0, 0.0, 1.0),
-    ("B", 0, "#### 9", 1.0, 0.0, 0.0),
-    ("A", 2, "2+3=5 #### 5", 1.0, 1.0, 1.0),
-    ("A", 3, "3+2=5 #### 5", 1.0, 1.0, 1.0),
-    ("B", 1, "4+4=8 #### 8", 1.0, 1.0, 1.0),
-    ("C", 0, "2+3=5 #### 5", 1.0, 1.0, 1.0),
-    ("A", 4, " 3+2=5 #### 5\n", 1.0, 1.0, 1.0),
-    ("B", 2, "8 ####", 0.0, 1.0, 1.0),
-    ("A", 5, "1+4=5 #### 5", 1.0, 1.0, 1.0),
-    ("B", 3, "2*4=8 #### 8", 1.0, 1.0, 1.0),
-    ("D", 0, "no idea", 0.0, 0.0, 0.0),
-)
 
 
 def _sample(question: str, sample: int, text: str, form: float, answer: float, lenient: float) -> Graded:
@@ -35,10 +20,6 @@ def _sample(question: str, sample: int, text: str, form: float, answer: float, l
     ids = tuple(ord(c) for c in text)
     generation = Generation(problem.question, ids, text, "stop", sample=sample)
     return Graded(problem, generation, form, answer, form * answer, lenient)
-
-
-def _samples(*indices: int) -> list[Graded]:
-    return [_sample(*_ALL[i]) for i in indices]
 
 
 def _random(seed: int) -> list[Graded]:
@@ -58,31 +39,14 @@ def _random(seed: int) -> list[Graded]:
 
 
 def _cases() -> list[Case]:
-    return [
-        Case((_samples(0, 2),), label="a right sample of A and a wrong one of B"),
-        Case((_samples(0, 1, 8),), label="a right sample, and two without the format whose number is right"),
-        Case((_samples(0, 3),), label="two equal right samples of A"),
-        Case((_samples(4, 7),), label="two right samples of A that differ in blanks at their ends only"),
-        Case((_samples(0, 6),), label="the same right text for A and for C"),
-        Case((_samples(0, 4, 9), 2), label="three different right samples of A, max_per_question=2"),
-        Case((_samples(0, 3, 4), 2), label="right samples of A: one, the same again, another; max_per_question=2"),
-        Case((_samples(1, 0, 4), 2), label="a wrong and two right samples of A, max_per_question=2"),
-        Case((_samples(0, 4, 5, 10), 1), label="two right samples of A, two of B, max_per_question=1"),
-        Case((_samples(0, 5, 4, 10, 9), 2), label="right samples A B A B A, max_per_question=2"),
-        Case(
-            (_samples(2, 11),),
-            label="no right sample at all",
-            why="no sample is right: the selection is empty, not an error",
-        ),
-        Case(([],), label="no samples", why="no samples: the selection is empty, not an error"),
-        Case((_samples(*range(len(_ALL))),), label="twelve samples of four questions"),
-        Case((_samples(*range(len(_ALL))), 1), label="the same, max_per_question=1"),
-        *(
-            Case((_random(seed), cap), label=f"random samples, max_per_question={cap}")
-            for seed in range(6)
-            for cap in (None, 0, 1, 2)
-        ),
+    shipped = read_asset("cases")
+    samples = [_sample(*row) for row in shipped["ex12_samples"]]
+    made = [
+        Case(([samples[i] for i in indices], *[cap] * (cap >= 0)), label=label, why=why)
+        for indices, cap, label, why in shipped["ex12"]
     ]
+    drawn = [(seed, cap) for seed in range(6) for cap in (None, 0, 1, 2)]
+    return made + [Case((_random(seed), cap), label=f"random samples, max_per_question={cap}") for seed, cap in drawn]
 
 
 def _select(
@@ -136,13 +100,10 @@ SLIPS = slips(
         "keeps-lenient": _select(keep=lambda item: item.lenient > 0),
         "duplicates": _select(identity=None),
         "blanks": _select(identity=lambda item: (item.problem.id, item.generation.text)),
-        "all-blanks-and-case": _select(
-            identity=lambda item: (item.problem.id, "".join(item.generation.text.lower().split()))
-        ),
+        "all-blanks-and-case": _select(identity=lambda x: (x.problem.id, "".join(x.generation.text.lower().split()))),
         "beginnings": _select(identity=lambda item: (item.problem.id, item.generation.text.strip()[:40])),
         "question-text": _select(
-            identity=lambda item: (item.problem.question, item.generation.text.strip()),
-            group=lambda item: item.problem.question,
+            identity=lambda x: (x.problem.question, x.generation.text.strip()), group=lambda x: x.problem.question
         ),
         "truncated-left-out": _select(keep=lambda item: item.reward > 0 and item.generation.finish_reason == "stop"),
         "cap-0": lambda graded, cap=None: _REFERENCE(graded, cap or None),

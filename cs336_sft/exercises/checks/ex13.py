@@ -6,7 +6,6 @@ faults; equal weights say which faults are still in.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
@@ -17,15 +16,14 @@ import torch._dynamo  # the first optimizer needs it: imported here, not in ever
 
 from cs336_sft.exercises.checks.objects import TinyLM
 from cs336_sft.exercises.compare import Check, Misshapen, same, shown
-from cs336_sft.exercises.registry import ASSETS
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.report import Failure, line
 from cs336_sft.exercises.sandbox.perform import Case, Observation, observe_here
 from cs336_sft.records import Example
 
 EOS = 0
 # Fault -> its symptom, which says where to look without saying what to write.
-_MESSAGES = tomllib.loads((ASSETS / "slips.toml").read_text(encoding="utf-8"))
-FAULTS, EXTRA = _MESSAGES["ex13-planted"], _MESSAGES["ex13-made"]
+FAULTS, EXTRA = (read_asset("slips")[table] for table in ("ex13-planted", "ex13-made"))
 
 
 def reference(

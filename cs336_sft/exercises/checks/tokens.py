@@ -10,6 +10,7 @@ import torch
 
 from cs336_sft.exercises.checks.objects import word_tokenizer
 from cs336_sft.exercises.compare import Misshapen, difference, entries, same
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.report import Line, line, mask_lines
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 
@@ -23,6 +24,20 @@ BLANKS_PAD_IS_EOS = word_tokenizer((*WORDS, " ", "\n"), pad="<eos>", blanks=True
 KEYS = ("input_ids", "labels", "response_mask")
 
 Pairs = list[tuple[list[int], list[int]]]
+
+
+def text_cases(exercise: str) -> list[Case]:
+    """Read the cases made by hand."""
+    rows = read_asset("cases")[exercise]
+    return [
+        Case(
+            (row["prompts"], row["outputs"], globals()[row["tokenizer"]]),
+            row.get("settings", {}),
+            row["label"],
+            row.get("why", ""),
+        )
+        for row in rows
+    ]
 
 
 def random_cases(seed: int, **settings: Any) -> list[Case]:
