@@ -9,34 +9,9 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.compare import Check, slips, value_and_grads
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.sandbox.perform import Case
 from cs336_sft.losses import masked_normalize
-
-_T = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
-_M = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]).bool()
-
-
-CASES = [
-    Case((_T, _M, 2.0), {"dim": 1}, label="[[1 2 3 4] [5 6 7 8]], mask [[0 1 1 0] [0 0 0 1]], constant 2, dim=1"),
-    Case((_T, _M, 2.0), {"dim": 0}, label="the same with dim=0"),
-    Case((_T, _M, 2.0), {"dim": -1}, label="the same with dim=-1"),
-    Case((_T, _M, 2.0), label="the same without dim"),
-    Case((_T, _M.float(), 10.0), {"dim": 1}, label="the same with a mask of 0.0 and 1.0, constant 10, dim=1"),
-    Case((_T, _M.long(), 10.0), {"dim": 0}, label="the same with a mask of integers, constant 10, dim=0"),
-    Case((_T, torch.zeros(2, 4).bool(), 3.0), {"dim": 1}, label="everything masked", why="all masked: the sum is 0"),
-    Case(
-        (torch.arange(24.0).reshape(2, 3, 4), torch.arange(24).reshape(2, 3, 4) % 3 == 0, 5.0),
-        {"dim": 1},
-        label="a [2, 3, 4] tensor, dim=1",
-    ),
-    Case((_T.clone().requires_grad_(), _M, 2.0), {"dim": 1}, label="the gradient of [2, 4], dim=1", backward=""),
-    Case(
-        (torch.tensor([[1.0, 2.0], [float("nan"), float("-inf")]]), torch.tensor([[1, 1], [0, 1]]).bool()[:, :], 2.0),
-        {"dim": 0},
-        label="[[1 2] [nan -inf]] with only the nan masked",
-        why="a masked nan must not reach the result, and an unmasked -inf must: choose with torch.where",
-    ),
-]
 
 
 def _random_case(seed: int) -> Case:
@@ -63,7 +38,12 @@ def _random_case(seed: int) -> Case:
     )
 
 
-CASES += [_random_case(seed) for seed in range(40)]
+def _case(tensor: Any, mask: Any, constant: float, dim: Any = None, gradient: bool = False, **texts: str) -> Case:
+    tensor = torch.tensor(tensor, requires_grad=gradient)
+    return Case((tensor, torch.tensor(mask), constant), {"dim": dim}, backward="" if gradient else None, **texts)
+
+
+CASES = [_case(**row) for row in read_asset("cases")["ex03"]] + [_random_case(seed) for seed in range(40)]
 
 
 def _formula(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

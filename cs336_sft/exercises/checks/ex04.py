@@ -8,62 +8,29 @@ from typing import Any
 
 import torch
 
+from cs336_sft.exercises.checks.objects import random_microbatch
 from cs336_sft.exercises.compare import Check, Misshapen, slips
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 from cs336_sft.losses import sft_microbatch_train_step
 
-_LOG_PROBS = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
-_MASK = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
 
-
-def _case(log_probs: torch.Tensor, mask: torch.Tensor, steps: int, constant: float, label: str, why: str = "") -> Case:
-    return Case(
-        (log_probs.clone().requires_grad_(), mask, steps), {"normalize_constant": constant}, label=label, why=why
-    )
+def _case(log_probs: Any, mask: Any, steps: int, constant: float | None = None, **texts: str) -> Case:
+    kwargs = {} if constant is None else {"normalize_constant": constant}
+    return Case((torch.tensor(log_probs, requires_grad=True), torch.tensor(mask), steps), kwargs, **texts)
 
 
 def _random_case(seed: int) -> Case:
     """Make a call that varies shape, size, mask, steps, constant and what stands in .grad all together."""
-    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
-    shape = draw.choice([(1, 1), (3, 1), (1, 4), (2, 5), (4, 4)])
-    log_probs = (-torch.rand(shape, generator=generator) * draw.choice([0.01, 3, 90])).requires_grad_()
-    if seed % 2:
-        log_probs.grad = torch.ones(shape)
-    mask = torch.rand(shape, generator=generator) > draw.choice([0.2, 0.6])
-    label = f"random {list(shape)}" + ", with the gradient of an earlier microbatch" * (seed % 2)
-    return Case(
-        (log_probs, mask.to(draw.choice([torch.bool, torch.int64, torch.float32])), draw.choice([1, 2, 3, 8])),
-        {"normalize_constant": draw.choice([0.1, 0.5, 1.0, 2.5, 40])},
-        label=label,
-    )
+    draw = random.Random(seed)
+    log_probs, mask = random_microbatch(seed)
+    mask = mask.to(draw.choice([torch.bool, torch.int64, torch.float32]))
+    kwargs = {"normalize_constant": draw.choice([0.1, 0.5, 1.0, 2.5, 40])}
+    label = f"random {list(mask.shape)}" + ", with the gradient of an earlier microbatch" * (log_probs.grad is not None)
+    return Case((log_probs, mask, draw.choice([1, 2, 3, 8])), kwargs, label=label)
 
 
-def _cases() -> list[Case]:
-    generator = torch.Generator().manual_seed(4)
-    log_probs = -torch.rand(3, 5, generator=generator) * 4
-    mask = torch.rand(3, 5, generator=generator) > 0.4
-    return [
-        _case(_LOG_PROBS, _MASK, 1, 1.0, "log-probs [[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], 1 step"),
-        _case(_LOG_PROBS, _MASK, 4, 1.0, "the same, 4 accumulation steps"),
-        _case(_LOG_PROBS, _MASK, 1, 10.0, "the same, 1 step, normalize_constant 10"),
-        _case(_LOG_PROBS, _MASK, 2, 5.0, "the same, 2 steps, normalize_constant 5"),
-        _case(log_probs, mask, 8, 3.0, "random [3, 5], 8 steps, normalize_constant 3"),
-        _case(
-            _LOG_PROBS,
-            torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]).bool(),
-            2,
-            1.0,
-            "the second row all masked",
-            "a row that is all masked adds 0 to the sum, and still counts as a row",
-        ),
-        Case(
-            (_LOG_PROBS.clone().requires_grad_(), _MASK.long(), 2), label="an integer mask, normalize_constant left out"
-        ),
-        _case(
-            _LOG_PROBS, _MASK & False, 2, 1.0, "everything masked", "nothing to learn here: loss and gradient are zeros"
-        ),
-        *(_random_case(seed) for seed in range(24)),
-    ]
+CASES = [_case(**row) for row in read_asset("cases")["ex04"]] + [_random_case(seed) for seed in range(24)]
 
 
 def _formula(
@@ -118,4 +85,4 @@ def _view(case: Case, seen: Observation) -> Any:
     return {"loss": value[0], "gradient of log_probs": seen.grads[0]}
 
 
-CHECKS = (Check("sft_microbatch_train_step", _cases(), sft_microbatch_train_step, SLIPS, view=_view),)
+CHECKS = (Check("sft_microbatch_train_step", CASES, sft_microbatch_train_step, SLIPS, view=_view),)

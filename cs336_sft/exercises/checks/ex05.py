@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import random
+from typing import Any
 
 import torch
 
 from cs336_sft.exercises.compare import Check, slips, value_and_grads
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.sandbox.perform import Case
 from cs336_sft.logprobs import compute_entropy
 
@@ -29,48 +31,18 @@ def _random_case(seed: int) -> Case:
     return Case((logits.requires_grad_(backward is not None),), label=label, backward=backward)
 
 
-def _cases() -> list[Case]:
-    generator = torch.Generator().manual_seed(5)
-    normal = torch.randn(2, 3, 5, generator=generator) * 3
-    shifted = torch.tensor([[800.0, 800.0, 799.0], [-900.0, -900.0, -900.0]])
-    return [
-        Case((torch.tensor([[0.0, 0.0], [1.0, 3.0]]),), label="logits [[0 0] [1 3]]"),
-        Case((torch.tensor([[0.0, 0.0, 0.0, 0.0], [2.0, 0.0, 1.0, -1.0]]),), label="logits [[0 0 0 0] [2 0 1 -1]]"),
-        Case((normal,), label="random logits of shape [2, 3, 5]"),
-        Case((torch.randn(3, 3, 3, generator=generator),), label="random logits of shape [3, 3, 3]"),
-        Case(
-            (shifted,),
-            label="logits around 800 and -900",
-            why="large logits: exp overflows unless the maximum is taken off",
-        ),
-        Case(
-            (torch.tensor([[1e4, -1e4, 0.0], [0.0, 0.0, 1e4]]),),
-            label="logits [[10000 -10000 0] [0 0 10000]]",
-            why="a probability of 0: its term p * log p is 0, but 0 * -inf is nan",
-        ),
-        Case(
-            (torch.tensor([[3.0, float("-inf"), 3.0]]),),
-            label="a logit of -inf, a forbidden token",
-            why="a forbidden token (-inf) has probability 0 and adds 0, not nan",
-        ),
-        Case((normal.clone().requires_grad_(),), label="the gradient at random logits", backward=""),
-        Case(
-            (torch.tensor([[0.0, 0.0, 1.0], [_INF, 5.0, 0.0], [0.0, -200.0, 0.0], [1e4, -1e4, 0.0]]).requires_grad_(),),
-            label="the gradient at -inf and where a probability is 0",
-            why="where a probability is 0 the gradient is 0, not nan: fill in before the product, not after it",
-            backward="",
-        ),
-        Case((torch.tensor([[1e8, 1e8], [-1e8, -1e8], [-2e4, _INF], [3e38, 3e38]]),), label="logits of 1e8 and beyond"),
-        Case((torch.tensor([-2e4, -2e4, _INF]),), label="logits [-20000 -20000 -inf]"),
-        Case((torch.tensor([100.0] + [0.0] * 5000),), label="5001 logits, one of them 100, the others 0"),
-        *(_random_case(seed) for seed in range(20)),
-        Case(
-            (torch.linspace(-2, 2, 3000, dtype=torch.float64).reshape(1, 3000),),
-            label="3000 float64 logits",
-            why="an epsilon inside the logarithm shifts the entropy of many small probabilities",
-            tolerance=1e-6,
-        ),
-    ]
+def _case(logits: Any, gradient: bool = False, **texts: str) -> Case:
+    return Case((torch.tensor(logits, requires_grad=gradient),), backward="" if gradient else None, **texts)
+
+
+_EPSILON = "an epsilon inside the logarithm shifts the entropy of many small probabilities"
+_MANY = torch.linspace(-2, 2, 3000, dtype=torch.float64).reshape(1, 3000)
+CASES = [
+    *(_case(**row) for row in read_asset("cases")["ex05"]),
+    _case([100.0] + [0.0] * 5000, label="5001 logits, one of them 100, the others 0"),
+    *(_random_case(seed) for seed in range(20)),
+    Case((_MANY,), label="3000 float64 logits", why=_EPSILON, tolerance=1e-6),
+]
 
 
 def _p(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -113,4 +85,4 @@ SLIPS = slips(
 )
 
 
-CHECKS = (Check("compute_entropy", _cases(), compute_entropy, SLIPS, view=value_and_grads),)
+CHECKS = (Check("compute_entropy", CASES, compute_entropy, SLIPS, view=value_and_grads),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -76,3 +77,17 @@ def word_tokenizer(
     )
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # as if said before
     return tokenizer
+
+
+def random_microbatch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Draw log-probabilities and a mask, which vary shape, size, targets (maybe none) and what stands in .grad.
+
+    >>> [tensor.shape for tensor in random_microbatch(3)]
+    [torch.Size([3, 1]), torch.Size([3, 1])]
+    """
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    shape = draw.choice([(1, 1), (3, 1), (1, 4), (2, 5), (4, 9)])
+    log_probs = (-torch.rand(shape, generator=generator) * draw.choice([0.01, 3, 90])).requires_grad_()
+    if seed % 2:
+        log_probs.grad = torch.ones(shape)
+    return log_probs, torch.rand(shape, generator=generator) > draw.choice([0.2, 0.6, 1.0])
