@@ -36,11 +36,7 @@ def _loss_cases() -> list[Case]:
             (log_probs, mask, 3), label="log-probs [[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], total 3"
         ),
         Case((log_probs, mask, 12), label="the same microbatch in a step of 12 target tokens"),
-        Case(
-            (*_NONE, 5),
-            label="a microbatch without targets",
-            why="no target in this microbatch: its share is 0, not nan",
-        ),
+        Case((*_NONE, 5), label="a microbatch without targets", why="no target here: its share is 0, not nan"),
         Case((log_probs.clone().requires_grad_(), mask, 12), label="its gradient", backward=""),
         Case((*_leaf(_NONE), 5), label="the gradient without targets", why="no target: zeros as gradient", backward=""),
         *(Case((*random_microbatch(seed), 7), label="a random microbatch", backward="") for seed in range(8)),
@@ -139,7 +135,7 @@ def _view(case: Case, seen: Observation) -> Any:
     value = seen.value
     if not isinstance(value, (int, float)):
         return Misshapen(
-            "accumulate_gradients returns something else than the step's loss, a float: a tensor may hold the graph of the step"
+            "accumulate_gradients returns something else than the step's loss, a float (.item() of a tensor)"
         )
     # No gradient at all and a gradient of zeros are the same to an optimizer with no momentum.
     grads = [

@@ -50,8 +50,6 @@ def reference(
             ]
             total = sum(mask.sum() for _, _, mask in parts)
             step_loss = 0.0
-            if "all-data-counted" in faults:
-                total = sum(len(example.response_ids) for example in examples)
             if "no-zero-grad" not in faults and (start == 0 or "zero-grad-per-epoch" not in faults):
                 optimizer.zero_grad()
             for input_ids, labels, mask in parts:
@@ -60,8 +58,6 @@ def reference(
                 loss = -(log_p * mask).sum() / (mask.sum() if "mean-of-means" in faults else total)
                 if "example-mean" in faults:
                     loss = -((log_p * mask).sum(-1) / mask.sum(-1)).sum() / len(batch)
-                if "positions-counted" in faults:
-                    loss = -(log_p * mask).sum() / (mask.numel() * len(batch) / len(mask))
                 if "zero-grad-per-microbatch" in faults:
                     optimizer.zero_grad()
                 loss.backward()
