@@ -51,7 +51,7 @@ def _p(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
 
 def _right(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     log_p = torch.log_softmax(x, dim=dim)
-    return -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(dim=dim)
+    return -(log_p.exp() * log_p.masked_fill(log_p == _INF, 0.0)).sum(dim=dim)
 
 
 def _exp_unstable(x: torch.Tensor) -> torch.Tensor:

@@ -75,17 +75,6 @@ def _step_cases() -> list[Case]:
     ]
 
 
-def accumulate_gradients(microbatches: Sequence[Pair]) -> float:
-    """Accumulate with one divisor for the whole step."""
-    total = sum(int(mask.sum()) for _, mask in microbatches)
-    loss = 0.0
-    for log_probs, mask in microbatches:
-        share = token_mean_loss(log_probs, mask, total)
-        share.backward()
-        loss += share.item()
-    return loss
-
-
 def _step(
     divisor: Callable[[Sequence[Pair], int], Any],
     *,
@@ -146,5 +135,5 @@ def _view(case: Case, seen: Observation) -> Any:
 
 CHECKS = (
     Check("token_mean_loss", _loss_cases(), token_mean_loss, LOSS_SLIPS, value_and_grads),
-    Check("accumulate_gradients", _step_cases(), accumulate_gradients, STEP_SLIPS, _view),
+    Check("accumulate_gradients", _step_cases(), _step(_total), STEP_SLIPS, _view),
 )
