@@ -1,4 +1,4 @@
-"""What the stubs' contracts leave open, and that each check's cases vary it: a miss is most often a value that never came.
+"""What the stubs' contracts leave open, and that each check's cases vary it: most misses are a value that never came.
 
 A dimension is a function of a call's arguments. Among the cases of its check it takes at least the values that stand
 beside it (none given: at least two), so two of its values are never equal by coincidence.

@@ -29,7 +29,7 @@ class Slip:
 
 
 def slips(table: str, functions: Mapping[str, Function]) -> tuple[Slip, ...]:
-    """Give each slip's function its message, which a table of ``slips.toml`` has under the slip's name.
+    """Give each slip's function its message, from a table of ``slips.toml``.
 
     >>> slips("ex03", {"no-mask": sum})[0].message
     'sums masked positions too: the mask is not used'
@@ -116,7 +116,7 @@ def compare(check: Check, observations: Sequence[Observation]) -> Failure | None
 
 
 def _explaining_slip(check: Check, wanted: Sequence[Any], got: Sequence[Any], shown_index: int) -> Slip | None:
-    """Find the slip that gives what was seen on every case, crashes included, or else on most of the wrong ones."""
+    """Find the slip that gives what was seen on all cases, or on most wrong ones."""
     near, most = None, NEARLY
     for slip in check.slips:
         shown_case = check.cases[shown_index]

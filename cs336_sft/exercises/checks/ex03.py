@@ -15,7 +15,7 @@ from cs336_sft.losses import masked_normalize
 
 
 def _random_case(seed: int) -> Case:
-    """Make a call that varies shape, sign, size, dtype, mask, constant and dim all together."""
+    """Vary shape, sign, size, dtype, mask, constant and dim all together."""
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     shape = draw.choice([(3,), (1,), (1, 3), (3, 1), (2, 4), (2, 1, 3), (2, 2, 2), (2, 3, 2, 2)])
     tensor = torch.randint(-4, 5, shape, generator=generator) * draw.choice([1.0, 0.1, 2.0**24 + 1])

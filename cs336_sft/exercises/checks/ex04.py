@@ -21,7 +21,7 @@ def _case(log_probs: Any, mask: Any, steps: int, constant: float | None = None, 
 
 
 def _random_case(seed: int) -> Case:
-    """Make a call that varies shape, size, mask, steps, constant and what stands in .grad all together."""
+    """Vary shape, size, mask, steps, constant and .grad all together."""
     draw = random.Random(seed)
     log_probs, mask = random_microbatch(seed)
     mask = mask.to(draw.choice([torch.bool, torch.int64, torch.float32]))

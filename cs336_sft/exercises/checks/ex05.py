@@ -17,7 +17,7 @@ _INF = float("-inf")
 
 
 def _random_case(seed: int) -> Case:
-    """Make a call that varies shape, size, dtype, ties, forbidden tokens and the gradient all together."""
+    """Vary shape, size, dtype, ties, forbidden tokens, gradient all together."""
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     shape = draw.choice([(4,), (1, 3), (3, 1), (2, 1, 5), (2, 3, 3), (1, 1, 1), (2, 2, 2, 4), (1, 60)])
     logits = torch.randn(shape, generator=generator, dtype=draw.choice([torch.float32, torch.float64]))

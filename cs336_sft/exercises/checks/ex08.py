@@ -23,7 +23,7 @@ def _graded(number: int, tokens: int, text: str, finish: str, form: float, answe
 
 
 def _random(seed: int) -> list[Graded]:
-    """Make records that vary everything at once: several of one question, equal ones, none of some kind."""
+    """Make records, several of one question, equal ones, none of some kind."""
     draw = random.Random(seed)
     made = []
     for _ in range(draw.choice((1, 2, 3, 7, 20))):

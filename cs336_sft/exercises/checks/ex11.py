@@ -27,7 +27,7 @@ def _inputs(n: int, v: int, h: int, seed: int, *, grad: bool = False, dtype: Any
 
 
 def _random_case(seed: int) -> Case:
-    """Make a call that varies sizes, chunk, dtype, magnitude (to where a probability underflows) and gradient."""
+    """Vary sizes, chunk, dtype, magnitude (p underflows), gradient all together."""
     draw = random.Random(seed)
     n, v, chunk = draw.choice([1, 2, 6, 9]), draw.choice([2, 3, 40]), draw.choice([1, 2, 3, 9, 50])
     dtype, scale = draw.choice([torch.float32, torch.bfloat16]), draw.choice([0.1, 1.0, 90.0])

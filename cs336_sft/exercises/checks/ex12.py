@@ -23,7 +23,7 @@ def _sample(question: str, sample: int, text: str, form: float, answer: float, l
 
 
 def _random(seed: int) -> list[Graded]:
-    """Make samples that vary everything at once: texts that are nearly the same, right and wrong ones among them."""
+    """Make samples with texts that are nearly the same, right and wrong ones."""
     draw = random.Random(seed)
     long = "so " * 25
     texts = (f"{long}x 5", f"{long}y 5", "x 5", "x  5", "X 5", " x 5\n", "", "y")

@@ -95,7 +95,7 @@ def _batch(examples: Sequence[Example], pad_id: int, faults: frozenset[str]) -> 
 
 
 def _case(n: int = 7, scale: float = 3.0, microbatch: int = 2, inside: int = 1) -> Case:
-    """Make a run; ``scale`` decides whether gradients are clipped, with ``inside`` 0 texts hold end-of-text too."""
+    """Make a run, clipped or not by ``scale``, with end-of-text inside for 0."""
     generator = torch.Generator().manual_seed(13)
     examples = []
     for i in range(n):  # 7 examples in batches of 4: the last batch is smaller

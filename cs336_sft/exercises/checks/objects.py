@@ -80,7 +80,7 @@ def word_tokenizer(
 
 
 def random_microbatch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Draw log-probabilities and a mask, which vary shape, size, targets (maybe none) and what stands in .grad.
+    """Vary shape, size, targets (maybe none) and what stands in .grad.
 
     >>> [tensor.shape for tensor in random_microbatch(3)]
     [torch.Size([3, 1]), torch.Size([3, 1])]

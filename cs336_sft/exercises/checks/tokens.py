@@ -41,7 +41,7 @@ def text_cases(exercise: str) -> list[Case]:
 
 
 def random_cases(seed: int, **settings: Any) -> list[Case]:
-    """Make calls that vary tokenizer, number and lengths of texts, blanks at their ends and special tokens in them.
+    """Vary tokenizer, rows, lengths, blanks and special tokens all together.
 
     The same texts go to every tokenizer, and one of them stands there twice.
     """
