@@ -117,23 +117,24 @@ def compare(check: Check, observations: Sequence[Observation]) -> Failure | None
 
 def _explaining_slip(check: Check, wanted: Sequence[Any], got: Sequence[Any], shown_index: int) -> Slip | None:
     """Find the slip that gives what was seen on all cases, or on most wrong ones."""
-    near, most = None, NEARLY
+    near, most = None, NEARLY / 2  # half is enough where all that the slip gives is there
     for slip in check.slips:
         shown_case = check.cases[shown_index]
         if not _agree(_seen_here(check, slip, shown_case), got[shown_index], shown_case):
             continue
-        wrong = agreed = 0
+        wrong = agreed = missed = 0
         for case, right, mine in zip(check.cases, wanted, got, strict=True):
             seen = _seen_here(check, slip, case)
-            if not _agree(right, mine, case) or not _agree(right, seen, case):
-                wrong, agreed = wrong + 1, agreed + _agree(seen, mine, case)
+            as_slip, slip_wrong = _agree(seen, mine, case), not _agree(right, seen, case)
+            if slip_wrong or not _agree(right, mine, case):
+                wrong, agreed, missed = wrong + 1, agreed + as_slip, missed + (slip_wrong and not as_slip)
         if agreed == wrong:
             return slip
-        if agreed / wrong > most:
+        if agreed / wrong > most and (missed == 0 or agreed / wrong > NEARLY):
             near, most = slip, agreed / wrong
     if near is None:
         return None
-    return replace(near, message=f"{near.message}\n(of the results that differ, most, not all, are those of this slip)")
+    return replace(near, message=f"{near.message}\n(this gives most of what differs here, not all: look for more)")
 
 
 def _seen_here(check: Check, slip: Slip, case: Case) -> Any:

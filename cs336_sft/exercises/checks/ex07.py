@@ -16,16 +16,12 @@ CASES = [
     for response, truth, why in read_asset("cases")["ex07"]
 ]
 _DIGITS = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-_NUMBER = re.compile(r"[-+]?\$?[.,]*\d[\d.,]*")  # whatever looks like one; `_value` reads it
+_NUMBER = re.compile(r"[-+]?\$?[.,]*\d[\d.,]*")  # whatever looks like one
 _UNGROUPED = re.compile(r"[-+]?\$?(?:\d+(?:\.\d+)?|\.\d+)")
 _READABLE = re.compile(r"[-+]?\$?(\d{1,3}(,\d{3})+|\d*)(\.\d+)?[.,]*")
 
 
-def _value(text: str) -> Decimal | None:
-    return _loose(text) if _READABLE.fullmatch(text) else None
-
-
-def _loose(text: str) -> Decimal:
+def _value(text: str) -> Decimal:
     return Decimal(re.sub("[,$]", "", text).rstrip("."))
 
 
@@ -41,6 +37,7 @@ def _grader(
     choose: Callable[[list[str]], str | None] = lambda found: found[0] if len(found) == 1 else None,
     equal: Callable[[str, str], bool] = lambda a, b: _value(a) == _value(b),
     form: Callable[[str | None, str | None], bool] = lambda span, number: bool(span),
+    loose: bool = False,
 ) -> Callable[..., dict[str, float]]:
     """Make the contract's grader, or, with one part replaced, one with a slip."""
 
@@ -48,7 +45,8 @@ def _grader(
         found = span(cut(response))
         number = choose(numbers(found)) if found else None
         formatted = float(form(found, number))
-        right = float(number is not None and equal(number, ground_truth))
+        readable = number is not None and (loose or _READABLE.fullmatch(number))
+        right = float(bool(readable) and equal(number, ground_truth))
         return {"format_reward": formatted, "answer_reward": right, "reward": formatted * right}
 
     return grade
@@ -80,19 +78,19 @@ SLIPS = slips(
         "rest-of-text": _grader(span=lambda t: t.rsplit("####", 1)[1].strip() if "####" in t else None),
         "bare-number": _grader(numbers=lambda t: [t] if re.fullmatch(f"[-+]?{_DIGITS}", t) else []),
         "digit-first": _grader(numbers=re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?").findall),
-        "format-needs-number": _grader(form=lambda s, n: bool(s) and n is not None and _value(n) is not None),
+        "format-needs-number": _grader(form=lambda s, n: bool(n and _READABLE.fullmatch(n))),
         "right-only": lambda r, t, fast=True: dict.fromkeys(_REFERENCE(r, t), _REFERENCE(r, t)["reward"]),
         "truth-with-commas": _grader(equal=lambda a, b: "," not in b and _value(a) == _value(b)),
-        "absolute": _grader(equal=lambda a, b: abs(_value(a) or 0) == abs(_value(b))),
-        "rounds": _grader(equal=lambda a, b: round(_value(a) or 0) == round(_value(b))),
-        "loose-commas": _grader(equal=lambda a, b: _loose(a) == _loose(b)),
+        "absolute": _grader(equal=lambda a, b: abs(_value(a)) == abs(_value(b))),
+        "rounds": _grader(equal=lambda a, b: round(_value(a)) == round(_value(b))),
+        "loose-commas": _grader(loose=True),
         "question-anywhere": _grader(cut=lambda t: t.split("Question:")[0]),
         "question-after-newline": _grader(cut=lambda t: t.split("\nQuestion:")[0]),
         "question-any-case": _grader(cut=lambda t: re.split(r"(?mi)^Question:", t)[0]),
-        "small-tolerance": _grader(equal=lambda a, b: abs((_value(a) or 0) - _value(b)) < 1e-4),
+        "small-tolerance": _grader(equal=lambda a, b: abs(_value(a) - _value(b)) < 1e-4),
         "next-line": _grader(span=lambda t: t.rsplit("####", 1)[1].strip().split("\n")[0] if "####" in t else None),
         "equal-once": _grader(choose=lambda f: f[0] if len(set(f)) == 1 else None),
-        "skips-unreadable": _grader(numbers=lambda t: [x for x in _NUMBER.findall(t) if _value(x) is not None]),
+        "skips-unreadable": _grader(numbers=lambda t: [x for x in _NUMBER.findall(t) if _READABLE.fullmatch(x)]),
         "non-empty-marker": _grader(span=lambda t: _line(re.sub(r"(####\s*)+\Z", "", t))),
         "crashes-on-words": _grader(choose=lambda f: None if len(f) > 1 else f[0]),
     },

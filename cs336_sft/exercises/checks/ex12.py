@@ -91,6 +91,12 @@ def _fails_on_zero(graded: Sequence[Graded], max_per_question: int | None = None
     return chosen
 
 
+def _grouped(graded: Sequence[Graded], max_per_question: int | None = None) -> list[Graded]:
+    chosen = _REFERENCE(graded, max_per_question)
+    questions = list(dict.fromkeys(item.problem.id for item in chosen))
+    return sorted(chosen, key=lambda item: questions.index(item.problem.id))
+
+
 SLIPS = slips(
     "ex12",
     {
@@ -114,7 +120,7 @@ SLIPS = slips(
         "cap-before-dedup": _select(cap_first="right"),
         "cap-over-all": _select(group=lambda item: 0),
         "keeps-last": lambda graded, cap=None: _REFERENCE(graded[::-1], cap)[::-1],
-        "grouped": lambda graded, cap=None: sorted(_REFERENCE(graded, cap), key=lambda item: item.problem.id),
+        "grouped": _grouped,
         "zero-correct-all": lambda graded, cap=None: _REFERENCE(graded, cap) or graded,
         "zero-correct-fails": _fails_on_zero,
     },

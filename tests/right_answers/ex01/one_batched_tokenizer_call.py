@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from cs336_sft.data.token_lengths import LengthTable
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
-from fractions import Fraction  # noqa: F401 - exact, reads "-1080.50"
 
 LINE = re.compile(
     r"[^0-9]*?([-+]?)\$?((?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?|\.[0-9]+)(?![0-9]|[.,][0-9])[^0-9]*"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fractions import Fraction  # noqa: F401 - exact, reads "-1080.50"
+from fractions import Fraction
 
 DIGITS = "0123456789"
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fractions import Fraction  # noqa: F401 - exact, reads "-1080.50"
+import re
+from fractions import Fraction
 
 NUMBER = re.compile(r"(?P<sign>[-+]?)\$?(?P<digits>[0-9.,]*[0-9][0-9.,]*)")
 PLAIN = re.compile(r"(?:[0-9]+|[0-9]{1,3}(?:,[0-9]{3})+)?(?:\.[0-9]+)?")
