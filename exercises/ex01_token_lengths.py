@@ -12,6 +12,7 @@ token_lengths(problems, template, tokenizer) -> LengthTable
     returns     LengthTable(prompt, answer): two tuples of N token counts, in the order of the problems.
                 The answer is the raw reference answer, problem.answer, with its <<...>> annotations and its #### line.
                 Prompt and answer are tokenized apart, and no special token is added to either.
+                Nothing is stripped or cut.
 
 length_percentiles(table) -> dict
     returns     {"prompt": {"50": ..., "90": ..., "95": ..., "99": ..., "99.5": ...}, "answer": {...}, "total": {...}}

@@ -11,9 +11,9 @@ tokenize_prompt_and_output(prompt_strs, output_strs, tokenizer) -> dict
         labels          int64: the padded sequence without its first column
         response_mask   bool (or 0 and 1): true where the label is a token of the output; prompt and padding are not
 
-Prompt and output are tokenized apart, without special tokens, and joined as ids. Padding (tokenizer.pad_token_id)
-stands on the right. First pad, then cut the columns: so a row that is shorter than the longest keeps its last token
-in input_ids.
+Prompt and output are tokenized apart, without special tokens, nothing stripped or cut, and joined as ids. Padding
+(tokenizer.pad_token_id) stands on the right. First pad, then cut the columns: so a row that is shorter than the longest
+keeps its last token in input_ids.
 
 By hand, B = 2, T = 4, one word a token, _ for padding:
     prompts "2 + 3 =" and "Q :", outputs "5" and "A"

@@ -5,10 +5,10 @@ Check it with `cs336-sft check ex03`; stuck? `cs336-sft hint ex03`.
 
 masked_normalize(tensor, mask, normalize_constant, dim=None) -> tensor
     tensor              any shape, floating point
-    mask                the same shape; bool, or numbers of which 0 means masked
+    mask                the same shape; bool, or numbers: 0 means masked, any other counted (once)
     normalize_constant  the divisor, the only one
     dim                 the dimension to sum (negative ones count from the end); None sums over all of them
-    returns             tensor's shape without dim; a scalar for None
+    returns             tensor's shape without dim, in tensor's precision; a scalar for None
 
 What is masked never reaches the result, not even nan or inf. The result is differentiable; the arguments stay as
 they are.

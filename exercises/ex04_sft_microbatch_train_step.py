@@ -14,7 +14,7 @@ sft_microbatch_train_step(policy_log_probs, response_mask, gradient_accumulation
     loss = mean of row over b / gradient_accumulation_steps
 
 The step calls backward itself, once; the returned loss is the divided one. A row that is all masked adds 0 and
-counts as a row.
+counts as a row. Gradients that stand there already stay: microbatches add up.
 
 By hand, 2 accumulation steps, constant 1:
     log_probs  -1 -2 -9 -7     mask  x x . .     ((1 + 2) + 3) / 2 rows / 2 steps = 1.5

@@ -16,8 +16,9 @@ The contract, smaller than the library's:
 - answer_reward is 1 if that line holds exactly one number and it equals the ground truth by value: 18.0 is 18.
   Exactly: no tolerance, and 9007199254740993 is not 9007199254740992.
 - A number may have thousands separators, a sign, decimals (`.5` is 0.5); a dollar sign before its digits (`-$5` is -5),
-  a unit or a full stop after it. `1 8` is two numbers. No fractions, no LaTeX, no numbers in words, no `1,08`.
-- reward = format_reward * answer_reward. No response raises an exception.
+  a unit or a full stop after it. `1 8` is two numbers. No fractions, no LaTeX, no numbers in words;
+  `1,08` makes a line unreadable.
+- reward = format_reward * answer_reward. No response raises an exception, not even 5,000 digits.
 
 By hand, (format, answer, reward):
     "#### 1,080."  against "1080"  1 1 1        "#### none"  against "5"  1 0 0
@@ -27,7 +28,7 @@ By hand, (format, answer, reward):
 from __future__ import annotations
 
 import re  # noqa: F401 - for you
-from fractions import Fraction  # noqa: F401 - exact, reads "-1080.50"
+from decimal import Decimal  # noqa: F401 - exact, reads "-1080.50" and numbers of any length
 
 
 def gsm8k_reward_fn(response: str, ground_truth: str, fast: bool = True) -> dict[str, float]:

@@ -5,7 +5,8 @@ Check it with `cs336-sft check ex08`; stuck? `cs336-sft hint ex08`.
 
 compute_metrics(graded) -> dict
     graded    a sequence of Graded records, at least one: format_reward, answer_reward, reward, lenient (0.0 or 1.0
-              each), and generation, with token_ids (end-of-text included), text and finish_reason ("stop" or "length")
+              each), and generation, with token_ids (maybe none; end-of-text included), text and finish_reason, which
+              is "stop" or "length"
     returns   four floats
         accuracy         share with reward: the format is there and the answer in it is right
         format_accuracy  share with format_reward

@@ -10,7 +10,8 @@ token_mean_loss(log_probs, response_mask, total_target_tokens) -> scalar tensor
 
 accumulate_gradients(microbatches) -> float
     microbatches   a list of (log_probs, response_mask) pairs, one optimizer step, with at least one target in all
-    does           backward on each microbatch's share, so that the gradients add up to those of one big batch
+    does           backward on each microbatch's share, so that the gradients add up to those of one big batch (and to
+                   what stands in .grad already)
     returns        the step's loss: the mean negative log-likelihood of its target tokens
 
 By hand, two microbatches of one row:

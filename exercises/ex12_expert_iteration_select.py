@@ -6,7 +6,7 @@ Check it with `cs336-sft check ex12`; stuck? `cs336-sft hint ex12`.
 select_samples(graded, max_per_question=None) -> list
     graded             a sequence of Graded records, several samples a question, questions mixed, maybe none at all:
                        problem.id names the question, generation.text is the sample, reward is 1.0 for a correct one
-    max_per_question   at most this many of one question; None: no cap
+    max_per_question   at most this many of one question (0: nothing); None: no cap
     returns            the selected records, in the order given
 
 Three rules, in this order:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from decimal import Decimal
 
-NEXT_QUESTION = re.compile(r"^\s*Question:", re.MULTILINE)
-NUMBER = re.compile(r"[-+]?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
+NEXT_QUESTION = re.compile(r"^Question:", re.MULTILINE)
+LIKE_A_NUMBER = re.compile(r"[-+]?\$?[.,]*\d[\d.,]*")  # `1,08` too
+NUMBER = re.compile(r"[-+]?\$?(\d{1,3}(,\d{3})+|\d*)(\.\d+)?[.,]*")
 
 
 def gsm8k_reward_fn(response: str, ground_truth: str, fast: bool = True) -> dict[str, float]:
@@ -14,12 +15,13 @@ def gsm8k_reward_fn(response: str, ground_truth: str, fast: bool = True) -> dict
     text = NEXT_QUESTION.split(response)[0]
     before, marker, after = text.rpartition("####")
     line = after.split("\n")[0].strip() if marker else ""
-    numbers = NUMBER.findall(line)
-    right = len(numbers) == 1 and value(numbers[0]) == value(ground_truth)
-    format_reward, answer_reward = float(bool(line)), float(right)
+    numbers = LIKE_A_NUMBER.findall(line)
+    readable = len(numbers) == 1 and NUMBER.fullmatch(numbers[0])
+    right = readable and value(numbers[0]) == value(ground_truth)
+    format_reward, answer_reward = float(bool(line)), float(bool(right))
     return {"format_reward": format_reward, "answer_reward": answer_reward, "reward": format_reward * answer_reward}
 
 
-def value(number: str) -> Fraction:
+def value(number: str) -> Decimal:
     """Exactly what the text says."""
-    return Fraction(number.replace(",", "").replace("$", ""))
+    return Decimal(number.replace(",", "").replace("$", "").rstrip("."))

@@ -251,3 +251,12 @@ def test_the_usual_first_repair_of_ex13_leaves_the_other_faults_named(tmp_path) 
     file.write_text(stub.replace("loss.backward()", "optimizer.zero_grad()\n                loss.backward()"))
     message = check("ex13", file=file).failure.message
     assert "5 faults are left" in message and "clear them once a step" in message and "more updates than" in message
+
+
+@each_exercise
+def test_right_answers_in_other_styles_pass(exercise: Exercise, server) -> None:
+    """Four an exercise, by somebody who saw the stubs alone: loops, autograd.Function, checkpoint, other libraries."""
+    files = sorted((ROOT / "tests" / "right_answers" / exercise.number).glob("*.py"))
+    assert len(files) == 4
+    reports = [check_file(exercise, file, server) for file in files]
+    assert [report.text() for report in reports if not report.passed] == []

@@ -6,10 +6,20 @@ import difflib
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cs336_sft.errors import ConfigError
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "exercises"
+
+
+def read_asset(name: str) -> dict[str, Any]:
+    """Read one of the tables of texts and cases.
+
+    >>> len(read_asset("hints")["ex03"])
+    3
+    """
+    return tomllib.loads((ASSETS / f"{name}.toml").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
@@ -35,27 +45,11 @@ class Exercise:
     @property
     def hints(self) -> tuple[str, str, str]:
         """Return three hints: where to look, what to do, nearly the code."""
-        return tuple(tomllib.loads((ASSETS / "hints.toml").read_text(encoding="utf-8"))[self.number])
+        return tuple(read_asset("hints")[self.number])
 
 
-EXERCISES = (
-    Exercise("ex01", "token_lengths", "data", ("token_lengths", "length_percentiles"), 1, 15, "01_token_lengths"),
-    Exercise("ex02", "tokenize_prompt_and_output", "data", ("tokenize_prompt_and_output",), 3, 30, "02_masked_loss"),
-    Exercise("ex03", "masked_normalize", "loss", ("masked_normalize",), 1, 10, "02_masked_loss"),
-    Exercise("ex04", "sft_microbatch_train_step", "loss", ("sft_microbatch_train_step",), 2, 20, "02_masked_loss"),
-    Exercise("ex05", "compute_entropy", "log-probabilities", ("compute_entropy",), 2, 15, "04_first_sft_run"),
-    Exercise(
-        "ex06", "get_response_log_probs", "log-probabilities", ("get_response_log_probs",), 2, 20, "02_masked_loss"
-    ),
-    Exercise("ex07", "grade_gsm8k", "grading", ("gsm8k_reward_fn",), 4, 45, "03_grader"),
-    Exercise("ex08", "generation_metrics", "grading", ("compute_metrics",), 2, 15, "04_first_sft_run"),
-    Exercise("ex09", "append_eos", "data", ("tokenize_prompt_and_output",), 3, 20, "02_masked_loss"),
-    Exercise(
-        "ex10", "gradient_accumulation", "loss", ("token_mean_loss", "accumulate_gradients"), 3, 25, "02_masked_loss"
-    ),
-    Exercise("ex11", "chunked_log_probs", "log-probabilities", ("chunked_log_probs",), 4, 45, "10_out_of_memory"),
-    Exercise("ex12", "expert_iteration_select", "expert iteration", ("select_samples",), 2, 20, "09_expert_iteration"),
-    Exercise("ex13", "debug_a_run", "training", ("train",), 5, 60, "04_first_sft_run"),
+EXERCISES = tuple(
+    Exercise(**row | {"functions": tuple(row["functions"])}) for row in read_asset("exercises")["exercise"]
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from cs336_sft.data.token_lengths import PERCENTILES, LengthTable, length_percen
 from cs336_sft.exercises.checks.objects import word_tokenizer
 from cs336_sft.exercises.compare import Check, Misshapen, slips
 from cs336_sft.exercises.sandbox.perform import Case, Observation
-from cs336_sft.prompts import get_template
+from cs336_sft.prompts import PromptTemplate, get_template
 from cs336_sft.records import Problem
 
 _WORDS = ("<pad>", "<eos>", "<bos>", "?", "Question", "Answer", ":", "####", "has", "2", "3", "5", "+", "=", "<<", ">>")
@@ -20,6 +21,7 @@ _PROBLEMS = [
     Problem("2 + 3?", "2 + 3 = <<2+3=5>> 5\n#### 5", "5"),
     Problem("Ann has 2, Ben has 3 more.", "2 + 3 = 5\n#### 5", "5"),
     Problem("Tom has 3.", "#### 3", "3"),
+    Problem("Tom has 3.", "  3 is  what he has:\n\n#### 3\n", "3"),
 ]
 
 
@@ -27,10 +29,14 @@ def _cases() -> list[Case]:
     plain = word_tokenizer(_WORDS)
     greedy = word_tokenizer(_WORDS, bos="<bos>")
     template = get_template("gsm8k")
+    blanks = word_tokenizer((*_WORDS, " ", "\n"), bos="<bos>", blanks=True, limit=4)
+    around = PromptTemplate("around", "\n {question}\n\n", lambda p: p.answer, "gsm8k")
     return [
         Case((_PROBLEMS[:1], get_template("question_only"), plain), label="one problem, prompt = the question alone"),
-        Case((_PROBLEMS, template, plain), label="three problems, the gsm8k template"),
-        Case((_PROBLEMS, template, greedy), label="three problems, a tokenizer that puts <bos> before every text"),
+        Case((_PROBLEMS, template, plain), label="four problems, the gsm8k template"),
+        Case((_PROBLEMS, template, greedy), label="four problems, a tokenizer that puts <bos> before every text"),
+        Case((_PROBLEMS, around, blanks), label="blanks at the ends of the texts; each is a token of this tokenizer"),
+        Case((_PROBLEMS[::-1] * 2, around, blanks), label="every problem twice"),
         Case(([], template, plain), label="no problems", why="no problems: the table is empty, not an error"),
     ]
 
@@ -56,22 +62,17 @@ def _changed(change: Callable[[LengthTable], tuple[tuple[int, ...], tuple[int, .
 
 
 LENGTH_SLIPS = slips(
-    {
-        "characters": "counts characters; the limits of a model are in tokens",
-        "words": "counts words between blanks; a tokenizer cuts differently",
-        "special-tokens": "counts the <bos> that this tokenizer adds to every text: pass add_special_tokens=False",
-        "bare-question": "counts the question alone; the prompt is what template.prompt makes of it",
-        "no-annotations": "counts the answer without its <<...>> annotations; the model is trained on the raw answer",
-        "eos-counted": "counts one more token for each answer: end-of-text is not part of the raw answer",
-        "total-as-answer": "gives prompt and answer together as the answer's length",
-        "sorted": "sorts the lengths: entry i of prompt and of answer must belong to the same problem",
-    },
+    "ex01-lengths",
     {
         "characters": _counting(count=lambda t, _: len(t)),
         "words": _counting(count=lambda t, _: len(t.split())),
         "special-tokens": _counting(count=lambda t, tokenizer: len(tokenizer(t)["input_ids"])),
         "bare-question": _counting(lambda p, _: p.question),
         "no-annotations": _counting(answer=lambda p: re.sub(r"<<.*?>>", "", p.answer)),
+        "truncated": _counting(count=lambda t, k: len(k(t, add_special_tokens=False, truncation=True)["input_ids"])),
+        "stripped-prompt": _counting(lambda p, template: template.prompt(p).strip()),
+        "final-line-cut": _counting(answer=lambda p: p.answer.split("####")[0]),
+        "padded": _changed(lambda t: tuple((max(c, default=0),) * len(c) for c in (t.prompt, t.answer))),
         "eos-counted": _changed(lambda table: (table.prompt, tuple(n + 1 for n in table.answer))),
         "total-as-answer": _changed(lambda table: (table.prompt, table.total)),
         "sorted": _changed(lambda table: (tuple(sorted(table.prompt)), tuple(sorted(table.answer)))),
@@ -86,16 +87,16 @@ def _rows(of: Callable[[LengthTable, str, float], float]) -> Callable[[LengthTab
 
 
 PERCENTILE_SLIPS = slips(
-    {
-        "sum-of-percentiles": "adds the percentiles of prompt and answer: the percentile of a sum is not the sum of percentiles",
-        "nearest-rank": "takes the nearest entry; the contract asks for numpy.percentile's linear interpolation",
-        "quantile-of-percent": "reads 50 as the fraction 0.5 %: numpy.percentile takes percent, numpy.quantile fractions",
-    },
+    "ex01-percentiles",
     {
         "sum-of-percentiles": _rows(
             lambda t, part, p: sum(
                 np.percentile(getattr(t, name), p) for name in (("prompt", "answer") if part == "total" else (part,))
             )
+        ),
+        "rounded": _rows(lambda t, part, p: round(np.percentile(getattr(t, part), p))),
+        "pooled": _rows(
+            lambda t, part, p: np.percentile(t.prompt + t.answer if part == "total" else getattr(t, part), p)
         ),
         "nearest-rank": _rows(lambda t, part, p: np.percentile(getattr(t, part), p, method="nearest")),
         "quantile-of-percent": _rows(lambda t, part, p: np.percentile(getattr(t, part), p / 100)),
@@ -119,10 +120,19 @@ def _percentile_view(case: Case, seen: Observation) -> Any:
     return table
 
 
+def _lengths(n: int) -> list[tuple[int, ...]]:
+    draw = random.Random(n)
+    return [tuple(int(draw.lognormvariate(mean, 1)) for _ in range(n)) for mean in (4, 5)]
+
+
 PERCENTILE_CASES = (
     Case((LengthTable((10, 20), (4, 1)),), label="prompt lengths 10 and 20, answer lengths 4 and 1"),
     Case((LengthTable((5, 9, 7, 30), (8, 2, 40, 3)),), label="prompt 5 9 7 30, answer 8 2 40 3"),
     Case((LengthTable((7,), (3,)),), label="one problem"),
+    Case(
+        (LengthTable((30_000, 5, 12, 5), (10_000, 7, 0, 7)),), label="lengths of 0 and of 30,000 tokens, and equal ones"
+    ),
+    *(Case((LengthTable(*_lengths(seed)),), label="random lengths") for seed in (40, 101)),
 )
 # The first reference is the exercise's own: the library's function also lets prompts begin with BOS.
 CHECKS = (

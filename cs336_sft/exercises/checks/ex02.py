@@ -5,27 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cs336_sft.exercises.checks.tokens import PLAIN, WITH_BOS, batch_lines, batch_view, build, encode_pairs, right_mask
+from cs336_sft.exercises.checks.tokens import (
+    batch_lines,
+    batch_view,
+    build,
+    encode_pairs,
+    random_cases,
+    right_mask,
+    text_cases,
+)
 from cs336_sft.exercises.compare import Check, slips
-from cs336_sft.exercises.sandbox.perform import Case
-
-CASES = [
-    Case((["2 + 3 ="], ["5 ."], PLAIN), label="one pair"),
-    Case((["2 + 3 =", "Q :"], ["5 .", "A : 5 ."], PLAIN), label="two pairs of different lengths"),
-    Case((["Q : 2 + 3 =", "2"], ["5", "+ 3 = 5 so 5 ."], PLAIN), label="a long prompt above a long output"),
-    Case((["A : 4"], ["2"], PLAIN), label='prompt "A : 4", output "2": joined as text they would read "42"'),
-    Case((["2 + 3 =", "Q :"], ["5 .", "A : 5 ."], WITH_BOS), label="a tokenizer that puts <bos> before every text"),
-    Case(
-        (["Q :", "2 + 3 ="], ["", "5"], PLAIN),
-        label="an empty output",
-        why="an output without tokens has no targets; its row is all masked",
-    ),
-    Case(
-        (["Q", "Q : 2 + 3", "Q : A ="], ["5 ?", "= 5 so 5 .", "2 + 2 + 2 + 3"], PLAIN),
-        label="three pairs, prompts of 1, 5 and 4 tokens, outputs of 2, 5 and 7",
-    ),
-    Case((["2 + 3 ="] * 2, ["5 ?", "? ?"], PLAIN), label="outputs that hold token 0"),
-]
 
 
 def _slip(**settings: Any) -> Callable[..., Any]:
@@ -41,6 +30,12 @@ def _joined(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
     return build([(w[: len(p)], w[len(p) :]) for w, (p, _) in zip(whole, pairs, strict=True)], tokenizer.pad_token_id)
 
 
+def _changed(prompts: Any, outputs: Any, tokenizer: Any, key: str, change: Callable[[Any], Any]) -> Any:
+    batch = _slip()(prompts, outputs, tokenizer)
+    mask, value = batch["response_mask"], change(batch)
+    return batch | {key: mask & value if key == "response_mask" else batch["labels"].where(mask, value)}
+
+
 def _first_row(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
     pairs = encode_pairs(prompts, outputs, tokenizer)
     p0, o0 = map(len, pairs[0])
@@ -48,25 +43,7 @@ def _first_row(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
 
 
 SLIPS = slips(
-    {
-        "mask-not-shifted": "the mask is not shifted with the labels: it marks where response tokens stand in input_ids,\n"
-        "so the first response token is not learned and the token after the last one is",
-        "mask-shifted-twice": "the mask is shifted twice: it begins one label before the response",
-        "prompt-supervised": "the prompt is supervised: the mask covers everything but padding",
-        "padding-supervised": "padding is supervised: the mask runs on to the end of the row",
-        "all-supervised": "everything is supervised, prompt and padding too",
-        "mask-of-row-0": "every row has the mask of row 0: use each row's own lengths",
-        "swapped": "prompt and response are swapped in the mask: the prompt is supervised and the response is not",
-        "lengths-swapped": "the mask takes the prompt's length for the response's and the other way round",
-        "padded-left": "padding stands on the left; the contract asks for the right",
-        "no-shift": "input_ids keep their last column: T is the longest length minus one",
-        "cut-before-padding": "each row loses its last token before padding; the contract pads first and cuts a column,\n"
-        "so a shorter row keeps its last token in input_ids",
-        "pad-with-0": "pads with 0, which is a token like any other: take tokenizer.pad_token_id",
-        "pad-with-eos": "pads with the eos id though this tokenizer has a pad token of its own",
-        "joined-text": "prompt and output are joined before they are tokenized: tokens may merge across the border",
-        "special-tokens": "a <bos> stands in front of prompt and output: pass add_special_tokens=False",
-    },
+    "ex02",
     {
         "mask-not-shifted": _slip(mask=lambda p, o, width: right_mask(p + 1, o, width)),
         "mask-shifted-twice": _slip(mask=lambda p, o, width: right_mask(p - 1, o, width)),
@@ -83,9 +60,23 @@ SLIPS = slips(
         "pad-with-eos": lambda p, o, t: build(encode_pairs(p, o, t), t.eos_token_id),
         "joined-text": _joined,
         "special-tokens": _slip(encoding={"add_special_tokens": True}),
+        "pad-id-masked": lambda p, o, t: _changed(p, o, t, "response_mask", lambda b: b["labels"] != t.pad_token_id),
+        "truncated": _slip(encoding={"truncation": True}),
+        "stripped": lambda p, o, t: _slip()([x.strip() for x in p], [x.strip() for x in o], t),
+        "blank-between": lambda p, o, t: _slip()(p, [" " + x for x in o], t),
+        "labels-100": lambda p, o, t: _changed(p, o, t, "labels", lambda b: -100 + 0 * b["labels"]),
     },
 )
 
 
 # The reference is the exercise's own: the library's function also lets prompts begin with BOS.
-CHECKS = (Check("tokenize_prompt_and_output", CASES, _slip(), SLIPS, view=batch_view, show=batch_lines),)
+CHECKS = (
+    Check(
+        "tokenize_prompt_and_output",
+        [*text_cases("ex02"), *random_cases(2)],
+        _slip(),
+        SLIPS,
+        view=batch_view,
+        show=batch_lines,
+    ),
+)

@@ -2,40 +2,48 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from cs336_sft.exercises.compare import Check, slips, value_and_grads
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.sandbox.perform import Case
 from cs336_sft.losses import masked_normalize
 
-_T = torch.tensor([[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]])
-_M = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 1]]).bool()
+
+def _random_case(seed: int) -> Case:
+    """Vary shape, sign, size, dtype, mask, constant and dim all together."""
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    shape = draw.choice([(3,), (1,), (1, 3), (3, 1), (2, 4), (2, 1, 3), (2, 2, 2), (2, 3, 2, 2)])
+    tensor = torch.randint(-4, 5, shape, generator=generator) * draw.choice([1.0, 0.1, 2.0**24 + 1])
+    dtype, values = draw.choice(
+        [(torch.float64, (-1.0, 0.0, 0.5, 2.0)), (torch.float32, (0, 2, -1)), (torch.float32, (0, 1))]
+    )
+    mask = torch.tensor([draw.choice(values) for _ in range(tensor.numel())]).reshape(shape)
+    mask = mask * (seed % 5 > 0) if len(values) > 2 else mask.bool()
+    tensor = tensor.to(dtype)
+    if seed % 3 == 0:
+        tensor.view(-1)[-1], mask.view(-1)[-1] = draw.choice([float("inf"), float("nan")]), draw.choice([0, 1])
+    dim = draw.choice([None, *range(-len(shape), len(shape))])
+    label = f"a random tensor of shape {list(shape)}, mask of {sorted(set(mask.flatten().tolist()))}, dim={dim}"
+    return Case(
+        (tensor.requires_grad_(seed % 2 == 0), mask, draw.choice([0.25, 0.5, 2.5, 3, 100.0])),
+        {"dim": dim},
+        label=label,
+        backward="" if seed % 2 == 0 else None,
+        tolerance=1e-9 if dtype == torch.float64 else 1e-5,
+    )
 
 
-CASES = [
-    Case((_T, _M, 2.0), {"dim": 1}, label="[[1 2 3 4] [5 6 7 8]], mask [[0 1 1 0] [0 0 0 1]], constant 2, dim=1"),
-    Case((_T, _M, 2.0), {"dim": 0}, label="the same with dim=0"),
-    Case((_T, _M, 2.0), {"dim": -1}, label="the same with dim=-1"),
-    Case((_T, _M, 2.0), label="the same without dim"),
-    Case((_T, _M.float(), 10.0), {"dim": 1}, label="the same with a mask of 0.0 and 1.0, constant 10, dim=1"),
-    Case((_T, _M.long(), 10.0), {"dim": 0}, label="the same with a mask of integers, constant 10, dim=0"),
-    Case((_T, torch.zeros(2, 4).bool(), 3.0), {"dim": 1}, label="everything masked", why="all masked: the sum is 0"),
-    Case(
-        (torch.arange(24.0).reshape(2, 3, 4), torch.arange(24).reshape(2, 3, 4) % 3 == 0, 5.0),
-        {"dim": 1},
-        label="a [2, 3, 4] tensor, dim=1",
-    ),
-    Case((_T.clone().requires_grad_(), _M, 2.0), {"dim": 1}, label="the gradient of [2, 4], dim=1", backward=""),
-    Case(
-        (torch.tensor([[1.0, 2.0], [float("nan"), float("-inf")]]), torch.tensor([[1, 1], [0, 1]]).bool()[:, :], 2.0),
-        {"dim": 0},
-        label="[[1 2] [nan -inf]] with only the nan masked",
-        why="a masked nan must not reach the result, and an unmasked -inf must: choose with torch.where",
-    ),
-]
+def _case(tensor: Any, mask: Any, constant: float, dim: Any = None, gradient: bool = False, **texts: str) -> Case:
+    tensor = torch.tensor(tensor, requires_grad=gradient)
+    return Case((tensor, torch.tensor(mask), constant), {"dim": dim}, backward="" if gradient else None, **texts)
+
+
+CASES = [_case(**row) for row in read_asset("cases")["ex03"]] + [_random_case(seed) for seed in range(40)]
 
 
 def _formula(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
@@ -47,21 +55,7 @@ def _formula(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 SLIPS = slips(
-    {
-        "masked-mean": "divides by the number of unmasked elements: that is masked_mean; the constant is not used",
-        "divided-twice": "divides by the constant and by the number of unmasked elements too",
-        "mean-over-all": "takes the mean over all positions, masked ones included",
-        "no-constant": "never divides by normalize_constant",
-        "no-mask": "sums masked positions too: the mask is not used",
-        "inverted": "the mask is the wrong way round: 1 (True) means counted, 0 means masked",
-        "dim-ignored": "sums over everything although dim is given",
-        "dim-none-is-last": "sums over the last dimension only when dim is None; None means all of them",
-        "if-dim": "takes dim=0 for no dim: 0 is false in Python, so test `dim is None`",
-        "keepdim": "keeps the summed dimension with size 1; the contract drops it",
-        "no-graph": "the result has no graph: detach, item, numpy or no_grad cut it off, and the loss could not be trained on",
-        "nan-to-num": "replaces nan and infinity everywhere: the -inf that is not masked has to reach the result",
-        "times-mask": "multiplies by the mask: nan * 0 is nan, so a masked nan reaches the result; choose with torch.where",
-    },
+    "ex03",
     {
         "masked-mean": _formula(lambda k, m, c, d, t: k.sum(dim=d) / m.sum(dim=d)),
         "divided-twice": _formula(lambda k, m, c, d, t: k.sum(dim=d) / m.sum(dim=d) / c),
@@ -74,6 +68,14 @@ SLIPS = slips(
         "if-dim": _formula(lambda k, m, c, d, t: (k.sum(dim=d) if d else k.sum()) / c),
         "keepdim": _formula(lambda k, m, c, d, t: (k.sum() if d is None else k.sum(dim=d, keepdim=True)) / c),
         "no-graph": _formula(lambda k, m, c, d, t: (k.sum(dim=d) / c).detach()),
+        "numbers-weigh": lambda t, m, c, dim=None: torch.where(m != 0, t * m, 0.0).sum(dim=dim) / c,
+        "only-one": lambda t, m, c, dim=None: torch.where(m == 1, t, 0.0).sum(dim=dim) / c,
+        "only-positive": lambda t, m, c, dim=None: torch.where(m > 0, t, 0.0).sum(dim=dim) / c,
+        "fractions-cut": lambda t, m, c, dim=None: torch.where(m.long() != 0, t, 0.0).sum(dim=dim) / c,
+        "constant-clamped": _formula(lambda k, m, c, d, t: k.sum(dim=d) / max(c, 1)),
+        "constant-cut": _formula(lambda k, m, c, d, t: k.sum(dim=d) / max(int(c), 1)),
+        "float32": _formula(lambda k, m, c, d, t: k.float().sum(dim=d) / c),
+        "nansum": _formula(lambda k, m, c, d, t: k.nansum(dim=d) / c),
         "nan-to-num": lambda t, m, c, dim=None: torch.nan_to_num(t * m).sum(dim=dim) / c,
         "times-mask": lambda t, m, c, dim=None: (t * m).sum(dim=dim) / c,
     },

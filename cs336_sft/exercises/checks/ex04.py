@@ -2,47 +2,35 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from cs336_sft.exercises.checks.objects import random_microbatch
 from cs336_sft.exercises.compare import Check, Misshapen, slips
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 from cs336_sft.losses import sft_microbatch_train_step
 
-_LOG_PROBS = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
-_MASK = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
+
+def _case(log_probs: Any, mask: Any, steps: int, constant: float | None = None, **texts: str) -> Case:
+    kwargs = {} if constant is None else {"normalize_constant": constant}
+    return Case((torch.tensor(log_probs, requires_grad=True), torch.tensor(mask), steps), kwargs, **texts)
 
 
-def _case(log_probs: torch.Tensor, mask: torch.Tensor, steps: int, constant: float, label: str, why: str = "") -> Case:
-    return Case(
-        (log_probs.clone().requires_grad_(), mask, steps), {"normalize_constant": constant}, label=label, why=why
-    )
+def _random_case(seed: int) -> Case:
+    """Vary shape, size, mask, steps, constant and .grad all together."""
+    draw = random.Random(seed)
+    log_probs, mask = random_microbatch(seed)
+    mask = mask.to(draw.choice([torch.bool, torch.int64, torch.float32]))
+    kwargs = {"normalize_constant": draw.choice([0.1, 0.5, 1.0, 2.5, 40])}
+    label = f"random {list(mask.shape)}" + ", with the gradient of an earlier microbatch" * (log_probs.grad is not None)
+    return Case((log_probs, mask, draw.choice([1, 2, 3, 8])), kwargs, label=label)
 
 
-def _cases() -> list[Case]:
-    generator = torch.Generator().manual_seed(4)
-    log_probs = -torch.rand(3, 5, generator=generator) * 4
-    mask = torch.rand(3, 5, generator=generator) > 0.4
-    return [
-        _case(_LOG_PROBS, _MASK, 1, 1.0, "log-probs [[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], 1 step"),
-        _case(_LOG_PROBS, _MASK, 4, 1.0, "the same, 4 accumulation steps"),
-        _case(_LOG_PROBS, _MASK, 1, 10.0, "the same, 1 step, normalize_constant 10"),
-        _case(_LOG_PROBS, _MASK, 2, 5.0, "the same, 2 steps, normalize_constant 5"),
-        _case(log_probs, mask, 8, 3.0, "random [3, 5], 8 steps, normalize_constant 3"),
-        _case(
-            _LOG_PROBS,
-            torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0]]).bool(),
-            2,
-            1.0,
-            "the second row all masked",
-            "a row that is all masked adds 0 to the sum, and still counts as a row",
-        ),
-        Case(
-            (_LOG_PROBS.clone().requires_grad_(), _MASK.long(), 2), label="an integer mask, normalize_constant left out"
-        ),
-    ]
+CASES = [_case(**row) for row in read_asset("cases")["ex04"]] + [_random_case(seed) for seed in range(24)]
 
 
 def _formula(
@@ -64,21 +52,7 @@ def _rows(log_probs: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 SLIPS = slips(
-    {
-        "never-divided": "the loss is not divided by gradient_accumulation_steps: the step is that many times too large",
-        "divided-twice": "the loss is divided by gradient_accumulation_steps twice",
-        "returned-undivided": "the gradient is right, but the returned loss is not divided by gradient_accumulation_steps",
-        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
-        "sum-over-batch": "sums over the batch; the contract averages over its rows",
-        "token-mean": "averages over the batch's response tokens; the contract sums each row's and averages over rows",
-        "mean-of-means": "averages each row over its own tokens first: a token then counts for more in a short row",
-        "mean-of-means-nan": "averages each row over its own tokens first: a token then counts for more in a short row",
-        "mean-over-padding": "averages over all positions, padding and prompt included",
-        "no-mask": "masked positions reach the loss: prompt and padding are learned",
-        "no-constant": "normalize_constant is not used",
-        "no-backward": "backward is never called, so the weights get no gradient: the step calls it itself",
-        "backward-before-division": "backward runs before the division by gradient_accumulation_steps: the loss is right, the gradient is not",
-    },
+    "ex04",
     {
         "never-divided": _formula(lambda x, m, n, c: _rows(x, m).mean() / c),
         "divided-twice": _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n / n),
@@ -89,6 +63,11 @@ SLIPS = slips(
         "mean-of-means": _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1).clamp(min=1)).mean() / c / n),
         "mean-of-means-nan": _formula(lambda x, m, n, c: (_rows(x, m) / m.sum(dim=-1)).mean() / c / n),
         "mean-over-padding": _formula(lambda x, m, n, c: -(x * m).mean() / c / n),
+        "masked-rows-lost": _formula(lambda x, m, n, c: _rows(x, m).sum() / m.any(dim=-1).sum().clamp(min=1) / c / n),
+        "mean-over-time": _formula(lambda x, m, n, c: _rows(x, m).sum() / x.shape[1] / c / n),
+        "constant-clamped": _formula(lambda x, m, n, c: _rows(x, m).mean() / max(c, 1) / n),
+        "constant-cut": _formula(lambda x, m, n, c: _rows(x, m).mean() / max(int(c), 1) / n),
+        "clamped": _formula(lambda x, m, n, c: _rows(x.clamp(min=-20), m).mean() / c / n),
         "no-mask": _formula(lambda x, m, n, c: -x.sum(dim=-1).mean() / c / n),
         "no-constant": _formula(lambda x, m, n, c: _rows(x, m).mean() / n),
         "no-backward": _formula(lambda x, m, n, c: _rows(x, m).mean() / c / n, backward=False),
@@ -101,9 +80,9 @@ def _view(case: Case, seen: Observation) -> Any:
     value = seen.value
     if not isinstance(value, (tuple, list)) or len(value) != 2 or not isinstance(value[1], dict):
         return Misshapen("returns something else than (loss, metadata) with a dict for metadata")
-    if not isinstance(value[0], torch.Tensor) or value[0].numel() != 1:
-        return Misshapen("the loss is no scalar tensor")
-    return {"loss": value[0].reshape(()), "gradient of log_probs": seen.grads[0]}
+    if not isinstance(value[0], torch.Tensor) or value[0].dim():
+        return Misshapen("the loss is no scalar tensor, which has no dimension: its shape is ()")
+    return {"loss": value[0], "gradient of log_probs": seen.grads[0]}
 
 
-CHECKS = (Check("sft_microbatch_train_step", _cases(), sft_microbatch_train_step, SLIPS, view=_view),)
+CHECKS = (Check("sft_microbatch_train_step", CASES, sft_microbatch_train_step, SLIPS, view=_view),)

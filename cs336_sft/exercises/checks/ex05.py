@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 import math
+import random
+from typing import Any
 
 import torch
 
 from cs336_sft.exercises.compare import Check, slips, value_and_grads
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.sandbox.perform import Case
 from cs336_sft.logprobs import compute_entropy
 
+_INF = float("-inf")
 
-def _cases() -> list[Case]:
-    generator = torch.Generator().manual_seed(5)
-    random = torch.randn(2, 3, 5, generator=generator) * 3
-    shifted = torch.tensor([[800.0, 800.0, 799.0], [-900.0, -900.0, -900.0]])
-    return [
-        Case((torch.tensor([[0.0, 0.0], [1.0, 3.0]]),), label="logits [[0 0] [1 3]]"),
-        Case((torch.tensor([[0.0, 0.0, 0.0, 0.0], [2.0, 0.0, 1.0, -1.0]]),), label="logits [[0 0 0 0] [2 0 1 -1]]"),
-        Case((random,), label="random logits of shape [2, 3, 5]"),
-        Case((torch.randn(3, 3, 3, generator=generator),), label="random logits of shape [3, 3, 3]"),
-        Case(
-            (shifted,),
-            label="logits around 800 and -900",
-            why="large logits: exp overflows unless the maximum is taken off",
-        ),
-        Case(
-            (torch.tensor([[1e4, -1e4, 0.0], [0.0, 0.0, 1e4]]),),
-            label="logits [[10000 -10000 0] [0 0 10000]]",
-            why="a probability of 0: its term p * log p is 0, but 0 * -inf is nan",
-        ),
-        Case(
-            (torch.tensor([[3.0, float("-inf"), 3.0]]),),
-            label="a logit of -inf, a forbidden token",
-            why="a forbidden token (-inf) has probability 0 and adds 0, not nan",
-        ),
-        Case((random.clone().requires_grad_(),), label="the gradient at random logits", backward=""),
-        Case(
-            (torch.linspace(-2, 2, 3000, dtype=torch.float64).reshape(1, 3000),),
-            label="3000 float64 logits",
-            why="an epsilon inside the logarithm shifts the entropy of many small probabilities",
-            tolerance=1e-6,
-        ),
-    ]
+
+def _random_case(seed: int) -> Case:
+    """Vary shape, size, dtype, ties, forbidden tokens, gradient all together."""
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    shape = draw.choice([(4,), (1, 3), (3, 1), (2, 1, 5), (2, 3, 3), (1, 1, 1), (2, 2, 2, 4), (1, 60)])
+    logits = torch.randn(shape, generator=generator, dtype=draw.choice([torch.float32, torch.float64]))
+    logits = logits * draw.choice([0.01, 1, 30, 1e3]) + draw.choice([-60, 0, 700])
+    if seed % 3 == 0:
+        logits = logits.round()
+    if seed % 2 and shape[-1] > 2:
+        logits[..., -1] = _INF
+    label = f"random logits of shape {list(shape)}" + ", the last one forbidden (-inf)" * (_INF in logits)
+    backward = "" if seed % 4 < 2 else None
+    return Case((logits.requires_grad_(backward is not None),), label=label, backward=backward)
+
+
+def _case(logits: Any, gradient: bool = False, **texts: str) -> Case:
+    return Case((torch.tensor(logits, requires_grad=gradient),), backward="" if gradient else None, **texts)
+
+
+_EPSILON = "an epsilon inside the logarithm shifts the entropy of many small probabilities"
+_MANY = torch.linspace(-2, 2, 3000, dtype=torch.float64).reshape(1, 3000)
+CASES = [
+    *(_case(**row) for row in read_asset("cases")["ex05"]),
+    _case([100.0] + [0.0] * 5000, label="5001 logits, one of them 100, the others 0"),
+    *(_random_case(seed) for seed in range(20)),
+    Case((_MANY,), label="3000 float64 logits", why=_EPSILON, tolerance=1e-6),
+]
 
 
 def _p(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
@@ -51,7 +51,7 @@ def _p(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
 
 def _right(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     log_p = torch.log_softmax(x, dim=dim)
-    return -(log_p.exp() * log_p.masked_fill(log_p == float("-inf"), 0.0)).sum(dim=dim)
+    return -(log_p.exp() * log_p.masked_fill(log_p == _INF, 0.0)).sum(dim=dim)
 
 
 def _exp_unstable(x: torch.Tensor) -> torch.Tensor:
@@ -60,21 +60,7 @@ def _exp_unstable(x: torch.Tensor) -> torch.Tensor:
 
 
 SLIPS = slips(
-    {
-        "base-2": "the entropy is in bits: the contract asks for nats, the natural logarithm",
-        "sign": "the sign is flipped: entropy is never negative",
-        "softmax-dim-0": "the softmax runs over dimension 0, not over the vocabulary (the last one)",
-        "softmax-dim-1": "the softmax runs over dimension 1, which is time in [B, T, V]; the vocabulary is the last",
-        "mean-over-vocabulary": "averages over the vocabulary; the entropy is the sum",
-        "scalar": "sums over all positions: the contract keeps one entropy for each",
-        "logits-as-probabilities": "takes the logits for probabilities: a softmax comes first",
-        "no-logarithm": "the logarithm is missing: sums p * logit",
-        "unstable-exp": "exp of the raw logits overflows at 800: take the maximum off first (log_softmax does)",
-        "log-of-softmax": "log(softmax) is -inf where a probability underflows, and 0 * -inf is nan: use log_softmax",
-        "minus-inf": "right but for a forbidden token: 0 * -inf is nan, so its term must be set to 0",
-        "epsilon": "log(p + epsilon) shifts every entropy a little: log_softmax needs no epsilon",
-        "no-graph": "the result has no graph, so it can't be trained on (the contract asks for a differentiable one)",
-    },
+    "ex05",
     {
         "base-2": lambda x: _right(x) / math.log(2),
         "sign": lambda x: -_right(x),
@@ -83,6 +69,12 @@ SLIPS = slips(
         "mean-over-vocabulary": lambda x: _right(x) / x.shape[-1],
         "scalar": lambda x: _right(x).sum(),
         "logits-as-probabilities": lambda x: -(x * x.log()).sum(dim=-1),
+        "clamped": lambda x: _right(x.clamp(-50, 50)),
+        "forbidden-is-0": lambda x: _right(x.masked_fill(x == _INF, 0.0)),
+        "forbidden-is-small": lambda x: _right(x.masked_fill(x == _INF, -1e4)),
+        "top-50": lambda x: _right(x.topk(min(50, x.shape[-1]), dim=-1).values),
+        "epsilon-large": lambda x: -(_p(x) * (_p(x) + 1e-6).log()).sum(dim=-1),
+        "difference": lambda x: torch.logsumexp(x, -1) - (_p(x) * x.masked_fill(x == _INF, 0.0)).sum(dim=-1),
         "no-logarithm": lambda x: -(_p(x) * x).sum(dim=-1),
         "unstable-exp": _exp_unstable,
         "log-of-softmax": lambda x: -(_p(x) * _p(x).log()).sum(dim=-1),
@@ -93,4 +85,4 @@ SLIPS = slips(
 )
 
 
-CHECKS = (Check("compute_entropy", _cases(), compute_entropy, SLIPS, view=value_and_grads),)
+CHECKS = (Check("compute_entropy", CASES, compute_entropy, SLIPS, view=value_and_grads),)

@@ -15,13 +15,13 @@ from cs336_sft.logprobs import compute_entropy, get_response_log_probs
 
 def _cases() -> list[Case]:
     ids = torch.tensor([[1, 2, 3], [4, 0, 0]])
-    random = torch.randint(0, 7, (3, 6), generator=torch.Generator().manual_seed(6))
-    square = torch.randint(0, 4, (4, 5), generator=torch.Generator().manual_seed(7))
+    random = (torch.arange(18) ** 2 % 7).reshape(3, 6)
+    shapes = [(1, 1, 2), (1, 4, 3), (3, 1, 5), (4, 4, 4), (1, 6, 9)]
+    apart = [torch.randint(0, v, (2, b, t), generator=torch.Generator().manual_seed(b)) for b, t, v in shapes]
     return [
         Case((TinyLM(5), ids[:, :-1], ids[:, 1:]), label="ids [[1 2 3] [4 0 0]], vocabulary 5"),
         Case((TinyLM(5), ids[:, :-1], ids[:, 1:], True), label="the same with return_token_entropy=True"),
         Case((TinyLM(7, seed=1), random[:, :-1], random[:, 1:], True), label="3 random rows of 6, vocabulary 7"),
-        Case((TinyLM(4, seed=2), square[:, :-1], square[:, 1:]), label="B = T = V = 4"),
         Case(
             (TinyLM(7, seed=3, scale=40.0), random[:, :-1], random[:, 1:], True),
             label="a model with huge logits",
@@ -33,19 +33,28 @@ def _cases() -> list[Case]:
             backward="log_probs",
             why="the gradient reaches the model's weights: no no_grad and no detach around log_probs",
         ),
+        *(
+            Case(
+                (TinyLM(v, seed=seed, scale=scale), inputs, labels, scale > 1),
+                label=f"B = {b}, T = {t}, V = {v}, labels that are not the inputs shifted",
+            )
+            for seed, scale in ((4, 1.0), (5, 2.0), (6, 300.0))
+            for (b, t, v), (inputs, labels) in zip(shapes, apart, strict=True)
+        ),
     ]
 
 
 def _formula(
-    log_probs: Callable[..., torch.Tensor] = lambda x, i, y: _pick(torch.log_softmax(x, -1), y),
-    entropy: Callable[..., torch.Tensor] = lambda x, y: compute_entropy(x),
+    log_probs: Callable[..., torch.Tensor] = lambda x, lp, i, y: _pick(lp, y),
+    entropy: Callable[..., torch.Tensor] = lambda x, lp, y: compute_entropy(x),
     keys: Callable[[bool], bool] = lambda asked: asked,
 ) -> Callable[..., Any]:
     def wrong(model: Any, input_ids: Any, labels: Any, return_token_entropy: bool = False) -> Any:
         logits = model(input_ids).logits
-        result = {"log_probs": log_probs(logits, input_ids, labels)}
+        lp = torch.log_softmax(logits, dim=-1)
+        result = {"log_probs": log_probs(logits, lp, input_ids, labels)}
         if keys(return_token_entropy):
-            result["token_entropy"] = entropy(logits, labels)
+            result["token_entropy"] = entropy(logits, lp, labels)
         return result
 
     return wrong
@@ -56,38 +65,30 @@ def _pick(values: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 SLIPS = slips(
+    "ex06",
     {
-        "logits": "gives the labels' logits; a log_softmax over the vocabulary comes first",
-        "probabilities": "gives probabilities; the contract asks for their logarithms",
-        "nll": "the sign is flipped: log-probabilities are never positive",
-        "input-ids": "looks up input_ids instead of labels: the probability of the token that was just read",
-        "shifted-again": "shifts once more: input_ids and labels are already one apart",
-        "softmax-dim-1": "the softmax runs over time (dimension 1), not over the vocabulary (the last one)",
-        "sum-over-time": "sums over time: the contract keeps one log-probability for each token",
-        "log-of-softmax": "log(softmax) is -inf where a probability underflows: use log_softmax",
-        "no-graph": "log_probs has no graph: no_grad or detach cut it off, and nothing would be learned",
-        "entropy-always": "token_entropy is there although return_token_entropy is False",
-        "entropy-missing": "token_entropy is missing although return_token_entropy is True",
-        "surprisal": "token_entropy is the label's -log p: the entropy is its average over the whole vocabulary",
-        "entropy-sign": "the sign of token_entropy is flipped: entropy is never negative",
-    },
-    {
-        "logits": _formula(lambda x, i, y: _pick(x, y)),
-        "probabilities": _formula(lambda x, i, y: _pick(torch.softmax(x, -1), y)),
-        "nll": _formula(lambda x, i, y: -_pick(torch.log_softmax(x, -1), y)),
-        "input-ids": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), i)),
-        "shifted-again": _formula(lambda x, i, y: _pick(torch.log_softmax(x[:, :-1], -1), y[:, 1:])),
-        "softmax-dim-1": _formula(lambda x, i, y: _pick(torch.log_softmax(x, 1), y)),
-        "sum-over-time": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y).sum(-1)),
+        "logits": _formula(lambda x, lp, i, y: _pick(x, y)),
+        "probabilities": _formula(lambda x, lp, i, y: _pick(torch.softmax(x, -1), y)),
+        "nll": _formula(lambda x, lp, i, y: -_pick(lp, y)),
+        "input-ids": _formula(lambda x, lp, i, y: _pick(lp, i)),
+        "shifted-again": _formula(lambda x, lp, i, y: _pick(torch.log_softmax(x[:, :-1], -1), y[:, 1:])),
+        "softmax-dim-1": _formula(lambda x, lp, i, y: _pick(torch.log_softmax(x, 1), y)),
+        "sum-over-time": _formula(lambda x, lp, i, y: _pick(lp, y).sum(-1)),
         "log-of-softmax": _formula(
-            lambda x, i, y: _pick(torch.softmax(x, -1).log(), y),
-            lambda x, y: -(torch.softmax(x, -1) * torch.softmax(x, -1).log()).sum(-1),
+            lambda x, lp, i, y: _pick(torch.softmax(x, -1).log(), y),
+            lambda x, lp, y: -(torch.softmax(x, -1) * torch.softmax(x, -1).log()).sum(-1),
         ),
-        "no-graph": _formula(lambda x, i, y: _pick(torch.log_softmax(x, -1), y).detach()),
+        "zero-ignored": _formula(lambda x, lp, i, y: _pick(lp, y) * (y != 0)),
+        "clamped": _formula(lambda x, lp, i, y: _pick(lp, y).clamp(min=-20)),
+        "likeliest": _formula(lambda x, lp, i, y: lp.max(-1).values),
+        "next-input": _formula(lambda x, lp, i, y: _pick(lp, torch.cat([i[:, 1:], y[:, -1:]], dim=1))),
+        "last-label-ignored": _formula(lambda x, lp, i, y: _pick(lp, y) * (y != y[:, -1:])),
+        "entropy-of-label": _formula(entropy=lambda x, lp, y: -_pick(lp.exp() * lp, y)),
+        "no-graph": _formula(lambda x, lp, i, y: _pick(lp, y).detach()),
         "entropy-always": _formula(keys=lambda asked: True),
         "entropy-missing": _formula(keys=lambda asked: False),
-        "surprisal": _formula(entropy=lambda x, y: -_pick(torch.log_softmax(x, -1), y)),
-        "entropy-sign": _formula(entropy=lambda x, y: -compute_entropy(x)),
+        "surprisal": _formula(entropy=lambda x, lp, y: -_pick(lp, y)),
+        "entropy-sign": _formula(entropy=lambda x, lp, y: -compute_entropy(x)),
     },
 )
 

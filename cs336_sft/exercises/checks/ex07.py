@@ -4,86 +4,40 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from fractions import Fraction
+from decimal import Decimal
 from typing import Any
 
 from cs336_sft.exercises.compare import Check, entries, slips
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 
-# (response, ground truth, why)
-_RESPONSES = (
-    ("2 + 3 = 5\n#### 5", "5", ""),
-    ("#### 7", "5", ""),
-    ("####5", "5", "a blank after the marker is usual, not demanded"),
-    ("It is 5.", "5", "without #### there is neither format nor answer"),
-    ("#### ", "5", "nothing follows the marker: format_reward is 0"),
-    ("", "5", "an empty response gets nothing"),
-    ("#### none", "5", "what follows is unreadable: the structure is there, so format_reward is 1, answer_reward 0"),
-    ("#### 5\n", "5", ""),
-    ("#### 18 dollars", "18", "a unit behind the number"),
-    ("#### $18", "18", "a currency sign"),
-    ("#### -$5", "-5", "a currency sign may stand between the sign and the digits"),
-    ("#### -$5", "5", "-$5 is not 5"),
-    ("#### 18.", "18", "a trailing full stop"),
-    ("#### 1,080", "1080", "a thousands separator in the response"),
-    ("#### 1080", "1,080", "a thousands separator in the ground truth"),
-    ("#### 1,080", "1", "a thousands separator does not end the number"),
-    ("#### $1,234,567.50.", "1234567.5", "all of it at once"),
-    ("#### -5", "-5", "a negative answer"),
-    ("#### -5", "5", "-5 is not 5"),
-    ("#### 5", "-5", "5 is not -5"),
-    ("#### 18.0", "18", "equal by value"),
-    ("#### 18.50", "18.5", "equal by value"),
-    ("#### 0.5", "5", "0.5 is not 5"),
-    ("#### .5", "0.5", "a decimal without the zero in front"),
-    ("#### .5", "5", ".5 is not 5"),
-    ("#### 18.5", "18", "18.5 is not 18"),
-    ("#### 118", "18", "118 only ends in 18"),
-    ("#### 18", "118", "18 is only a part of 118"),
-    ("#### 1000.01", "1000", "near is not equal"),
-    ("#### 9007199254740993", "9007199254740992", "floats can't tell these two numbers apart"),
-    ("#### 1 8", "18", '"1 8" is two numbers'),
-    ("#### 1 8", "8", '"1 8" is two numbers, not the last of them'),
-    ("#### 1 8", "1", '"1 8" is two numbers, not the first of them'),
-    ("#### 5 or 7", "5", "two numbers are no answer"),
-    ("#### 3\nNo, wait.\n#### 5", "5", "the last #### counts"),
-    ("#### 3\nNo, wait.\n#### 5", "3", "the last #### counts, not the first"),
-    ("#### 5\nThat took 7 steps.", "5", "only the marker's line is read"),
-    ("#### 5\nThat took 7 steps.", "7", "a number after the answer's line is not the answer"),
-    ("#### 5\n\nQuestion: Tom has 3.\nAnswer: 3\n#### 3", "5", "the answer stands before an invented next question"),
-    (
-        "#### 5\n\nQuestion: Tom has 3.\nAnswer: 3\n#### 3",
-        "3",
-        "the answer to an invented next question does not count",
-    ),
-    ("#### 4 5\n#### 5", "5", "the last #### counts"),
-    ("The price is 5.\n#### the price", "5", "a number before the marker is not the answer"),
-)
-
-
 CASES = [
-    Case((response, truth), label=f"response {response!r}, ground truth {truth!r}", why=why)
-    for response, truth, why in _RESPONSES
+    Case((response, truth), label=f"response {response[:80]!r}, ground truth {truth!r}", why=why)
+    for response, truth, why in read_asset("cases")["ex07"]
 ]
 _DIGITS = r"(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-_NUMBER = re.compile(rf"[-+]?\$?{_DIGITS}")
+_NUMBER = re.compile(r"[-+]?\$?[.,]*\d[\d.,]*")  # whatever looks like one
 _UNGROUPED = re.compile(r"[-+]?\$?(?:\d+(?:\.\d+)?|\.\d+)")
+_READABLE = re.compile(r"[-+]?\$?(\d{1,3}(,\d{3})+|\d*)(\.\d+)?[.,]*")
 
 
-def _value(text: str) -> Fraction:
-    return Fraction(re.sub("[,$]", "", text))
+def _value(text: str) -> Decimal:
+    return Decimal(re.sub("[,$]", "", text).rstrip("."))
+
+
+def _line(text: str) -> str | None:
+    return text.rsplit("####", 1)[1].split("\n", 1)[0].strip() if "####" in text else None
 
 
 def _grader(
     *,
-    cut: Callable[[str], str] = lambda text: re.split(r"(?m)^\s*Question:", text)[0],
-    span: Callable[[str], str | None] = lambda text: (
-        text.rsplit("####", 1)[1].split("\n", 1)[0].strip() if "####" in text else None
-    ),
+    cut: Callable[[str], str] = lambda text: re.split(r"(?m)^Question:", text)[0],
+    span: Callable[[str], str | None] = lambda text: _line(text),
     numbers: Callable[[str], list[str]] = _NUMBER.findall,
     choose: Callable[[list[str]], str | None] = lambda found: found[0] if len(found) == 1 else None,
     equal: Callable[[str, str], bool] = lambda a, b: _value(a) == _value(b),
     form: Callable[[str | None, str | None], bool] = lambda span, number: bool(span),
+    loose: bool = False,
 ) -> Callable[..., dict[str, float]]:
     """Make the contract's grader, or, with one part replaced, one with a slip."""
 
@@ -91,34 +45,16 @@ def _grader(
         found = span(cut(response))
         number = choose(numbers(found)) if found else None
         formatted = float(form(found, number))
-        right = float(number is not None and equal(number, ground_truth))
+        readable = number is not None and (loose or _READABLE.fullmatch(number))
+        right = float(bool(readable) and equal(number, ground_truth))
         return {"format_reward": formatted, "answer_reward": right, "reward": formatted * right}
 
     return grade
 
 
+_REFERENCE = _grader()
 SLIPS = slips(
-    {
-        "last-number-of-text": "reads the last number of the whole response, marker or not",
-        "first-marker": "reads the first ####; the last one counts",
-        "next-question": "reads the #### of a question that the model invented after its answer",
-        "stops-at-comma": "stops at a thousands separator: 1,080 is read as 1",
-        "comma-splits": "takes 1,080 for two numbers: commas between digits are thousands separators",
-        "joins-digits": "accepts `1 8` for 18: blanks were taken out before the number was read",
-        "first-of-several": "takes the first of several numbers; two numbers are no answer",
-        "last-of-several": "takes the last of several numbers; two numbers are no answer",
-        "sign-of-response-lost": "loses the minus sign of the response",
-        "compares-text": "compares texts: 18.0 and 18 are equal by value",
-        "substring": "asks whether the truth occurs in the answer: 18 occurs in 118",
-        "tolerance": "accepts what is near: the contract asks for equality",
-        "float-equality": "compares floats: above 2**53 neighbours are equal; use Fraction or Decimal",
-        "format-needs-digit": "format_reward is 0 for an unreadable answer: it speaks of structure only",
-        "format-of-marker": "format_reward is 1 for a bare marker: something has to follow it",
-        "rest-of-text": "reads everything after the marker: the answer ends with its line",
-        "bare-number": "accepts nothing but the bare number: a currency sign, unit or full stop may stand beside it",
-        "digit-first": "wants sign and digits side by side and a digit before the point: -$5 is -5 and .5 is 0.5",
-        "crashes-on-words": "raises an exception for an unreadable answer: it gets answer_reward 0",
-    },
+    "ex07",
     {
         "last-number-of-text": _grader(
             span=lambda t: t if "####" in t else None,
@@ -142,6 +78,20 @@ SLIPS = slips(
         "rest-of-text": _grader(span=lambda t: t.rsplit("####", 1)[1].strip() if "####" in t else None),
         "bare-number": _grader(numbers=lambda t: [t] if re.fullmatch(f"[-+]?{_DIGITS}", t) else []),
         "digit-first": _grader(numbers=re.compile(r"[-+]?\d[\d,]*(?:\.\d+)?").findall),
+        "format-needs-number": _grader(form=lambda s, n: bool(n and _READABLE.fullmatch(n))),
+        "right-only": lambda r, t, fast=True: dict.fromkeys(_REFERENCE(r, t), _REFERENCE(r, t)["reward"]),
+        "truth-with-commas": _grader(equal=lambda a, b: "," not in b and _value(a) == _value(b)),
+        "absolute": _grader(equal=lambda a, b: abs(_value(a)) == abs(_value(b))),
+        "rounds": _grader(equal=lambda a, b: round(_value(a)) == round(_value(b))),
+        "loose-commas": _grader(loose=True),
+        "question-anywhere": _grader(cut=lambda t: t.split("Question:")[0]),
+        "question-after-newline": _grader(cut=lambda t: t.split("\nQuestion:")[0]),
+        "question-any-case": _grader(cut=lambda t: re.split(r"(?mi)^Question:", t)[0]),
+        "small-tolerance": _grader(equal=lambda a, b: abs(_value(a) - _value(b)) < 1e-4),
+        "next-line": _grader(span=lambda t: t.rsplit("####", 1)[1].strip().split("\n")[0] if "####" in t else None),
+        "equal-once": _grader(choose=lambda f: f[0] if len(set(f)) == 1 else None),
+        "skips-unreadable": _grader(numbers=lambda t: [x for x in _NUMBER.findall(t) if _READABLE.fullmatch(x)]),
+        "non-empty-marker": _grader(span=lambda t: _line(re.sub(r"(####\s*)+\Z", "", t))),
         "crashes-on-words": _grader(choose=lambda f: None if len(f) > 1 else f[0]),
     },
 )
@@ -151,4 +101,4 @@ def _view(case: Case, seen: Observation) -> Any:
     return entries(seen.value, ("format_reward", "answer_reward", "reward"), (bool, int, float))
 
 
-CHECKS = (Check("gsm8k_reward_fn", CASES, _grader(), SLIPS, _view),)
+CHECKS = (Check("gsm8k_reward_fn", CASES, _REFERENCE, SLIPS, _view),)

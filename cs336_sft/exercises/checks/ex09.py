@@ -8,46 +8,27 @@ from typing import Any
 import torch
 
 from cs336_sft.exercises.checks.tokens import (
-    PAD_IS_EOS,
-    PLAIN,
-    WITH_BOS,
     Pairs,
     batch_lines,
     batch_view,
     build,
     encode_pairs,
+    random_cases,
     right_mask,
+    text_cases,
 )
 from cs336_sft.exercises.compare import Check, slips
-from cs336_sft.exercises.sandbox.perform import Case
 
-
-def _cases() -> list[Case]:
-    pair = ["2 + 3 ="], ["5 ."]
-    pairs = ["2 + 3 =", "Q :"], ["5 .", "A : 5 so 5 ."]
-    eos = {"append_eos": True}
-    return [
-        Case((*pair, PLAIN), label="one pair, append_eos left out"),
-        Case((*pair, PLAIN), eos, label="one pair, append_eos=True, pad is not eos"),
-        Case((*pairs, PLAIN), eos, label="two pairs, append_eos=True, pad is not eos"),
-        Case((*pair, PAD_IS_EOS), eos, label="one pair, append_eos=True, pad and eos are the same token"),
-        Case((*pairs, PAD_IS_EOS), eos, label="two pairs, append_eos=True, pad and eos are the same token"),
-        Case(
-            (*pairs, PAD_IS_EOS), {"append_eos": False}, label="two pairs, append_eos=False, pad and eos are the same"
-        ),
-        Case((*pair, WITH_BOS), eos, label="a tokenizer that puts <bos> before every text"),
-        Case(
-            (*pairs[:1], ["5 <eos> .", "A"], PLAIN),
-            eos,
-            label="an output that holds end-of-text itself",
-            why="an end-of-text in the output is a response token like any other",
-        ),
-        Case((["Q :", "2 + 3 ="], ["", "5"], PAD_IS_EOS), eos, label="an empty output: its only target is end-of-text"),
-    ]
+CASES = [*text_cases("ex09"), *random_cases(9, append_eos=True), *random_cases(10)[:3]]
 
 
 def _with_eos(pairs: Pairs, eos: int) -> Pairs:
     return [(p, [*o, eos]) for p, o in pairs]
+
+
+def _cut_to_width(pairs: Pairs, eos: int) -> Pairs:
+    width = max(len(p) + len(o) for p, o in pairs)
+    return [(p, [*o, eos][: width - len(p)]) for p, o in pairs]
 
 
 def _slip(
@@ -56,6 +37,8 @@ def _slip(
     rule: Callable[..., list[bool]] = right_mask,
     mask: Callable[[dict[str, torch.Tensor], Any], torch.Tensor] = lambda batch, tokenizer: batch["response_mask"],
     always: bool | None = None,
+    cut_first: bool = False,
+    pad_with: str = "pad_token_id",
     **encoding: bool,
 ) -> Callable[..., Any]:
     """Make the reference, or, with one part replaced, a slip.
@@ -65,11 +48,11 @@ def _slip(
     """
 
     def tokenize(prompts: Any, outputs: Any, tokenizer: Any, *, append_eos: bool = False) -> Any:
-        pairs = encode_pairs(prompts, outputs, tokenizer, **encoding)
+        pairs, pad = encode_pairs(prompts, outputs, tokenizer, **encoding), getattr(tokenizer, pad_with)
         if append_eos if always is None else always:
-            batch = build(extend(pairs, tokenizer.eos_token_id), tokenizer.pad_token_id, mask=rule)
+            batch = build(extend(pairs, tokenizer.eos_token_id), pad, mask=rule, cut_first=cut_first)
         else:
-            batch = build(pairs, tokenizer.pad_token_id)
+            batch = build(pairs, pad, cut_first=cut_first)
         return batch | {"response_mask": mask(batch, tokenizer)}
 
     return tokenize
@@ -86,23 +69,7 @@ def _appended_text(prompts: Any, outputs: Any, tokenizer: Any, *, append_eos: bo
 
 
 SLIPS = slips(
-    {
-        "special-tokens": "a <bos> stands in front of prompt and output: pass add_special_tokens=False",
-        "eos-dropped": "append_eos=True does nothing: no end-of-text in the targets, and the model never learns to stop",
-        "eos-always": "end-of-text is appended even without append_eos",
-        "eos-masked": "end-of-text is appended but masked: the mask ends one token early",
-        "eos-masked-as-pad": "end-of-text is masked because it has the id of padding:\nmake the mask from lengths, not by comparing ids with pad_token_id",
-        "eos-masked-as-eos": "end-of-text is masked whatever the padding: the model never learns to stop",
-        "padding-supervised": "padding is supervised: only one end-of-text token is a target",
-        "eos-id-supervised": "every token with the eos id is supervised, padding too: only one end-of-text token is a target",
-        "eos-after-padding": "end-of-text stands after the padding, in the last column: it follows the last response token",
-        "eos-after-prompt": "the prompt gets an end-of-text too: it belongs after the output only",
-        "eos-before-output": "end-of-text stands before the output instead of after it",
-        "eos-twice": "end-of-text is appended twice",
-        "pad-for-eos": "the padding id is appended instead of the eos id: they are the same only in some tokenizers",
-        "eos-replaces": "end-of-text replaces the last response token instead of following it",
-        "empty-output": "an empty output gets no end-of-text",
-    },
+    "ex09",
     {
         "special-tokens": _slip(add_special_tokens=True),
         "eos-dropped": _slip(always=False),
@@ -120,10 +87,15 @@ SLIPS = slips(
             _with_eos(encode_pairs(p, o, t), t.pad_token_id) if append_eos else encode_pairs(p, o, t), t.pad_token_id
         ),
         "eos-replaces": _slip(lambda pairs, eos: [(p, [*o[:-1], eos]) for p, o in pairs]),
+        "stripped": lambda p, o, t, **settings: _slip()(p, [x.strip() for x in o], t, **settings),
+        "eos-once": _slip(lambda pairs, eos: [(p, o if o[-1:] == [eos] else [*o, eos]) for p, o in pairs]),
+        "cut-before-padding": _slip(cut_first=True),
+        "pad-with-eos": _slip(pad_with="eos_token_id"),
+        "cut-to-width": _slip(lambda pairs, eos: _cut_to_width(pairs, eos)),
         "empty-output": _slip(lambda pairs, eos: [(p, [*o, eos] if o else o) for p, o in pairs]),
     },
 )
 
 
 # The reference is the exercise's own: the library's function also lets prompts begin with BOS.
-CHECKS = (Check("tokenize_prompt_and_output", _cases(), _slip(), SLIPS, view=batch_view, show=batch_lines),)
+CHECKS = (Check("tokenize_prompt_and_output", CASES, _slip(), SLIPS, view=batch_view, show=batch_lines),)

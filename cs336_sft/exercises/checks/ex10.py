@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from cs336_sft.exercises.checks.objects import random_microbatch
 from cs336_sft.exercises.compare import Check, Misshapen, slips, value_and_grads
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 from cs336_sft.losses import token_mean_loss
@@ -22,6 +23,11 @@ def _leaf(pair: Pair) -> Pair:
     return pair[0].clone().requires_grad_(), pair[1]
 
 
+def _random(seed: int) -> list[Pair]:
+    pairs = [_leaf(_SHORT), *(random_microbatch(5 * seed + i) for i in range(seed % 4))]
+    return [*pairs, pairs[-1]]
+
+
 def _loss_cases() -> list[Case]:
     log_probs = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
@@ -30,12 +36,10 @@ def _loss_cases() -> list[Case]:
             (log_probs, mask, 3), label="log-probs [[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], total 3"
         ),
         Case((log_probs, mask, 12), label="the same microbatch in a step of 12 target tokens"),
-        Case(
-            (*_NONE, 5),
-            label="a microbatch without targets",
-            why="no target in this microbatch: its share is 0, not nan",
-        ),
+        Case((*_NONE, 5), label="a microbatch without targets", why="no target here: its share is 0, not nan"),
         Case((log_probs.clone().requires_grad_(), mask, 12), label="its gradient", backward=""),
+        Case((*_leaf(_NONE), 5), label="the gradient without targets", why="no target: zeros as gradient", backward=""),
+        *(Case((*random_microbatch(seed), 7), label="a random microbatch", backward="") for seed in range(8)),
     ]
 
 
@@ -46,14 +50,7 @@ def _loss(rule: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
 
 
 LOSS_SLIPS = slips(
-    {
-        "own-tokens": "divides by the microbatch's own tokens, not by those of the whole step",
-        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
-        "no-mask": "masked positions reach the loss",
-        "never-divided": "never divides by total_target_tokens",
-        "row-mean": "averages over rows as the handout's loss does: here only the step's tokens count",
-        "no-graph": "the loss has no graph: nothing would be learned",
-    },
+    "ex10-loss",
     {
         "own-tokens": _loss(lambda k, m, n, x: -k.sum() / m.sum()),
         "sign": _loss(lambda k, m, n, x: k.sum() / n),
@@ -66,31 +63,16 @@ LOSS_SLIPS = slips(
 
 
 def _step_cases() -> list[Case]:
-    generator = torch.Generator().manual_seed(10)
-    random = [
-        (-torch.rand(2, w, generator=generator) * 4, torch.rand(2, w, generator=generator) > 0.5) for w in (3, 6, 4)
-    ]
     return [
         Case(([_leaf(_SHORT)],), label="one microbatch with 2 targets"),
         Case(([_leaf(_SHORT), _leaf(_LONG)],), label="2 targets at -3 in one microbatch, 4 at -0.5 in the next"),
-        Case(([_leaf(pair) for pair in random],), label="three random microbatches"),
         Case(
             ([_leaf(_SHORT), _leaf(_NONE), _leaf(_LONG)],),
             label="a microbatch without targets between two others",
             why="a microbatch without targets adds nothing; it must not make a nan",
         ),
+        *(Case((_random(seed),), label="random microbatches, the last one twice") for seed in range(12)),
     ]
-
-
-def accumulate_gradients(microbatches: Sequence[Pair]) -> float:
-    """Accumulate with one divisor for the whole step."""
-    total = sum(int(mask.sum()) for _, mask in microbatches)
-    loss = 0.0
-    for log_probs, mask in microbatches:
-        share = token_mean_loss(log_probs, mask, total)
-        share.backward()
-        loss += share.item()
-    return loss
 
 
 def _step(
@@ -118,20 +100,7 @@ def _total(batches: Sequence[Pair], index: int) -> int:
 
 
 STEP_SLIPS = slips(
-    {
-        "mean-of-means": "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
-        "mean-of-means-safe": "a mean of means: each microbatch is averaged over its own tokens, so a token in a short one weighs more",
-        "sum-of-means-safe": "each microbatch is divided by its own tokens only: the step grows with the number of microbatches",
-        "divided-again": "divides by the number of microbatches too: the step's tokens are divisor enough",
-        "padding-counted": "the divisor counts padding and prompt too: count the mask, not the tensor",
-        "sequences-counted": "the divisor counts sequences: it counts target tokens",
-        "never-divided": "the step is not divided at all: it grows with its number of tokens",
-        "running-total": "the divisor is the tokens seen so far: count those of the whole step first",
-        "last-left-out": "the last microbatch is left out",
-        "no-backward": "backward is never called: there is no gradient",
-        "sign": "the sign is wrong: the loss is the *negative* log-likelihood",
-        "reported-mean": "the gradient is right, but the returned loss is averaged over the microbatches; it is their sum",
-    },
+    "ex10-step",
     {
         "mean-of-means": _step(lambda b, i: b[i][1].sum() * len(b)),
         "mean-of-means-safe": _step(lambda b, i: b[i][1].sum().clamp(min=1) * len(b)),
@@ -142,6 +111,8 @@ STEP_SLIPS = slips(
         "never-divided": _step(lambda b, i: 1),
         "running-total": _step(lambda b, i: sum(int(m.sum()) for _, m in b[: i + 1])),
         "last-left-out": _step(_total, use=slice(None, -1)),
+        "reported-last": _step(_total, report=lambda s, n: s[-1]),
+        "reported-negative": _step(_total, report=lambda s, n: -sum(s)),
         "no-backward": _step(_total, backward=False),
         "sign": _step(_total, sign=1.0),
         "reported-mean": _step(_total, report=lambda s, n: sum(s) / n),
@@ -151,10 +122,10 @@ STEP_SLIPS = slips(
 
 def _view(case: Case, seen: Observation) -> Any:
     value = seen.value
-    if isinstance(value, torch.Tensor) and value.numel() == 1:
-        value = value.item()
     if not isinstance(value, (int, float)):
-        return Misshapen("accumulate_gradients returns something else than the step's loss, a number")
+        return Misshapen(
+            "accumulate_gradients returns something else than the step's loss, a float (.item() of a tensor)"
+        )
     # No gradient at all and a gradient of zeros are the same to an optimizer with no momentum.
     grads = [
         torch.zeros_like(pair[0]) if grad is None else grad for grad, pair in zip(seen.grads, case.args[0], strict=True)
@@ -164,5 +135,5 @@ def _view(case: Case, seen: Observation) -> Any:
 
 CHECKS = (
     Check("token_mean_loss", _loss_cases(), token_mean_loss, LOSS_SLIPS, value_and_grads),
-    Check("accumulate_gradients", _step_cases(), accumulate_gradients, STEP_SLIPS, _view),
+    Check("accumulate_gradients", _step_cases(), _step(_total), STEP_SLIPS, _view),
 )

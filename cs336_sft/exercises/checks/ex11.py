@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +26,23 @@ def _inputs(n: int, v: int, h: int, seed: int, *, grad: bool = False, dtype: Any
     return hidden.requires_grad_(grad), weight.requires_grad_(grad), labels
 
 
+def _random_case(seed: int) -> Case:
+    """Vary sizes, chunk, dtype, magnitude (p underflows), gradient all together."""
+    draw = random.Random(seed)
+    n, v, chunk = draw.choice([1, 2, 6, 9]), draw.choice([2, 3, 40]), draw.choice([1, 2, 3, 9, 50])
+    dtype, scale = draw.choice([torch.float32, torch.bfloat16]), draw.choice([0.1, 1.0, 90.0])
+    grad = dtype == torch.float32 and seed % 3 > 0  # gradients in bfloat16 depend on the order of the chunks
+    hidden, weight, labels = _inputs(n, v, 3, seed, dtype=dtype)
+    hidden = (hidden * scale).requires_grad_(grad)
+    label = f"random: N = {n}, V = {v}, chunk_size {chunk}, {dtype}, hidden states of size {scale}"
+    return Case(
+        (hidden, weight.requires_grad_(grad), labels, chunk),
+        label=label,
+        backward="log_probs" if grad else None,
+        tolerance=1e-3,
+    )
+
+
 CASES = [
     Case((*_inputs(2, 4, 3, 0), 1), label="N = 2, V = 4, chunk_size 1"),
     Case((*_inputs(4, 5, 3, 1), 2), label="N = 4, V = 5, chunk_size 2"),
@@ -35,8 +53,8 @@ CASES = [
     Case((*_inputs(5, 5, 5, 4), 5), label="N = V = H = chunk_size = 5"),
     Case((*_inputs(7, 5, 3, 5, grad=True), 3), label="the gradients of hidden and weight", backward="log_probs"),
     Case(
-        (*_inputs(64, 200, 4, 6, grad=True), 4),
-        label="memory: N = 64, V = 200, chunk_size 4",
+        (*_inputs(64, 200, 4, 6, grad=True), 2),
+        label="memory: N = 64, V = 200, chunk_size 2",
         backward="log_probs",
         measure=True,
     ),
@@ -46,12 +64,18 @@ CASES = [
         why="bfloat16 has 8 bits of mantissa: bring the chunk and the weights to float32 before the product",
         tolerance=2e-3,
     ),
+    *(_random_case(seed) for seed in range(16)),
 ]
 
 
-def _chunk(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    log_p = torch.log_softmax(hidden.float() @ weight.float().T, dim=-1)
-    return log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+def _part(rule: Callable[..., torch.Tensor], work: Any = torch.Tensor.float) -> Callable[..., torch.Tensor]:
+    """Make what a chunk gives from its logits."""
+    return lambda hidden, weight, labels: (
+        rule((work(hidden) @ work(weight).T).float()).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+    )
+
+
+_chunk = _part(lambda x: torch.log_softmax(x, dim=-1))
 
 
 def _entropy(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -89,47 +113,27 @@ def _whole(hidden: Any, weight: Any, labels: Any, chunk_size: int) -> dict[str, 
     return {"log_probs": _chunk(hidden, weight, labels), "token_entropy": _entropy(hidden, weight)}
 
 
-def _half(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return torch.log_softmax((hidden @ weight.T).float(), dim=-1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-
-
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    return (hidden.float() @ weight.float().T).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-
-
-def _over_tokens(hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    log_p = torch.log_softmax(hidden.float() @ weight.float().T, dim=0)
-    return log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
-
-
 SLIPS = slips(
-    {
-        "whole-logits": "computes all logits at once: [N, V] is what ran out of memory; go chunk by chunk",
-        "chunks-kept": "goes in chunks, but autograd keeps the logits of every chunk until the backward:\nrecompute them there (torch.utils.checkpoint, or an autograd.Function)",
-        "last-chunk-dropped": "drops the last, shorter chunk",
-        "labels-restart": "every chunk is compared with the labels of the first chunk: cut labels as hidden is cut",
-        "logits": "gives the labels' logits: log p = logit - logsumexp over the vocabulary",
-        "softmax-over-tokens": "the softmax runs over the tokens of a chunk, so results depend on chunk_size; it runs over the vocabulary",
-        "sign": "the sign is flipped: log-probabilities are never positive",
-        "surprisal": "token_entropy is something else than -sum p log p over the vocabulary: the label's -log p is one draw of it",
-        "no-graph": "log_probs has no graph: no_grad belongs around the entropy only",
-        "weight-detached": "the gradient of the weights is missing: weight was detached",
-        "bfloat16": "computes the logits in bfloat16, 8 bits of mantissa: bring chunk and weights to float32 before the product",
-    },
+    "ex11",
     {
         "whole-logits": _whole,
         "chunks-kept": _chunked(recompute=False),
         "last-chunk-dropped": _chunked(starts=lambda n, s: list(range(0, n - s + 1, s)) or [0]),
         "labels-restart": _chunked(label_start=lambda start: 0),
-        "logits": _chunked(_logits),
-        "softmax-over-tokens": _chunked(_over_tokens),
-        "sign": _chunked(lambda h, w, y: -_chunk(h, w, y)),
+        "last-chunk-again": _chunked(starts=lambda n, s: [min(i, max(n - s, 0)) for i in range(0, n, s)]),
+        "logits": _chunked(_part(lambda x: x)),
+        "softmax-over-tokens": _chunked(_part(lambda x: torch.log_softmax(x, dim=0))),
+        "sign": _chunked(_part(lambda x: -torch.log_softmax(x, dim=-1))),
+        "log-of-softmax": _chunked(_part(lambda x: torch.softmax(x, dim=-1).log())),
         "surprisal": lambda h, w, y, c: (lambda r: r | {"token_entropy": -r["log_probs"].detach()})(
             _chunked()(h, w, y, c)
         ),
         "no-graph": lambda h, w, y, c: {k: v.detach() for k, v in _whole(h, w, y, c).items()},
         "weight-detached": lambda h, w, y, c: _chunked()(h, w.detach(), y, c),
-        "bfloat16": _chunked(_half, torch.no_grad()(lambda h, w: compute_entropy(h @ w.T))),
+        "bfloat16": _chunked(
+            _part(lambda x: torch.log_softmax(x, -1), lambda x: x),
+            torch.no_grad()(lambda h, w: compute_entropy(h @ w.T)),
+        ),
     },
 )
 
@@ -138,7 +142,10 @@ def _view(case: Case, seen: Observation) -> Any:
     result = entries(seen.value, ("log_probs", "token_entropy"), torch.Tensor)
     if isinstance(result, Misshapen):
         return result
-    result = {key: tensor.float() for key, tensor in result.items()}
+    if "token_entropy" in seen.with_graph:
+        return Misshapen("token_entropy has a graph: it is only logged, so compute it under no_grad or detach it")
+    if any(tensor.dtype != torch.float32 for tensor in result.values()):
+        return Misshapen("log_probs and token_entropy are float32, whatever the inputs are")
     if case.backward is not None:
         result["gradients of hidden and weight"] = "none: log_probs has no graph" if seen.no_graph else list(seen.grads)
     if case.measure and not seen.no_graph:

@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from cs336_sft.exercises.compare import Check, Misshapen, slips
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.report import Line, line
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 from cs336_sft.records import Generation, Graded, Problem
-
-# (question, sample, text, format_reward, answer_reward, lenient)
-_ALL = (
-    ("A", 0, "2+3=5 #### 5", 1.0, 1.0, 1.0),
-    ("A", 1, "it is 5", 0.0, 0.0, 1.0),
-    ("B", 0, "#### 9", 1.0, 0.0, 0.0),
-    ("A", 2, "2+3=5 #### 5", 1.0, 1.0, 1.0),
-    ("A", 3, "3+2=5 #### 5", 1.0, 1.0, 1.0),
-    ("B", 1, "4+4=8 #### 8", 1.0, 1.0, 1.0),
-    ("C", 0, "2+3=5 #### 5", 1.0, 1.0, 1.0),
-    ("A", 4, " 3+2=5 #### 5\n", 1.0, 1.0, 1.0),
-    ("B", 2, "8 ####", 0.0, 1.0, 1.0),
-    ("A", 5, "1+4=5 #### 5", 1.0, 1.0, 1.0),
-    ("B", 3, "2*4=8 #### 8", 1.0, 1.0, 1.0),
-    ("D", 0, "no idea", 0.0, 0.0, 0.0),
-)
 
 
 def _sample(question: str, sample: int, text: str, form: float, answer: float, lenient: float) -> Graded:
@@ -35,31 +22,31 @@ def _sample(question: str, sample: int, text: str, form: float, answer: float, l
     return Graded(problem, generation, form, answer, form * answer, lenient)
 
 
-def _samples(*indices: int) -> list[Graded]:
-    return [_sample(*_ALL[i]) for i in indices]
+def _random(seed: int) -> list[Graded]:
+    """Make samples with texts that are nearly the same, right and wrong ones."""
+    draw = random.Random(seed)
+    long = "so " * 25
+    texts = (f"{long}x 5", f"{long}y 5", "x 5", "x  5", "X 5", " x 5\n", "", "y")
+    made = []
+    for i in range(draw.choice((1, 12, 30))):
+        rewards = [draw.choice((0.0, 1.0, 1.0, 1.0)), draw.choice((0.0, 1.0, 1.0, 1.0)), draw.choice((0.0, 1.0))]
+        item = _sample(draw.choice("ABC"), i, draw.choice(texts), *rewards)
+        same = replace(item.problem, question="the same question A")  # only the id tells A and B apart
+        problem = same if item.problem.id != "made/C" else item.problem
+        generation = replace(item.generation, finish_reason=draw.choice(("stop", "length")))
+        made.append(replace(item, problem=problem, generation=generation))
+    return made
 
 
 def _cases() -> list[Case]:
-    return [
-        Case((_samples(0, 2),), label="a right sample of A and a wrong one of B"),
-        Case((_samples(0, 1, 8),), label="a right sample, and two without the format whose number is right"),
-        Case((_samples(0, 3),), label="two equal right samples of A"),
-        Case((_samples(4, 7),), label="two right samples of A that differ in blanks at their ends only"),
-        Case((_samples(0, 6),), label="the same right text for A and for C"),
-        Case((_samples(0, 4, 9), 2), label="three different right samples of A, max_per_question=2"),
-        Case((_samples(0, 3, 4), 2), label="right samples of A: one, the same again, another; max_per_question=2"),
-        Case((_samples(1, 0, 4), 2), label="a wrong and two right samples of A, max_per_question=2"),
-        Case((_samples(0, 4, 5, 10), 1), label="two right samples of A, two of B, max_per_question=1"),
-        Case((_samples(0, 5, 4, 10, 9), 2), label="right samples A B A B A, max_per_question=2"),
-        Case(
-            (_samples(2, 11),),
-            label="no right sample at all",
-            why="no sample is right: the selection is empty, not an error",
-        ),
-        Case(([],), label="no samples", why="no samples: the selection is empty, not an error"),
-        Case((_samples(*range(len(_ALL))),), label="twelve samples of four questions"),
-        Case((_samples(*range(len(_ALL))), 1), label="the same, max_per_question=1"),
+    shipped = read_asset("cases")
+    samples = [_sample(*row) for row in shipped["ex12_samples"]]
+    made = [
+        Case(([samples[i] for i in indices], *[cap] * (cap >= 0)), label=label, why=why)
+        for indices, cap, label, why in shipped["ex12"]
     ]
+    drawn = [(seed, cap) for seed in range(6) for cap in (None, 0, 1, 2)]
+    return made + [Case((_random(seed), cap), label=f"random samples, max_per_question={cap}") for seed, cap in drawn]
 
 
 def _select(
@@ -104,24 +91,14 @@ def _fails_on_zero(graded: Sequence[Graded], max_per_question: int | None = None
     return chosen
 
 
+def _grouped(graded: Sequence[Graded], max_per_question: int | None = None) -> list[Graded]:
+    chosen = _REFERENCE(graded, max_per_question)
+    questions = list(dict.fromkeys(item.problem.id for item in chosen))
+    return sorted(chosen, key=lambda item: questions.index(item.problem.id))
+
+
 SLIPS = slips(
-    {
-        "keeps-wrong": "keeps wrong samples: only those with reward 1 are correct",
-        "keeps-formatted": "keeps by format_reward: a well-formed wrong answer gets in",
-        "keeps-answer": "keeps by answer_reward: a right number without the format gets in; ask for reward",
-        "keeps-lenient": "keeps by lenient: a right number without the format gets in; ask for reward",
-        "duplicates": "keeps duplicates: the same text of one question counts once",
-        "blanks": "takes texts that differ in blanks at their ends for different ones: strip them",
-        "across-questions": "drops a text that another question has too: duplicates are within one question",
-        "no-cap": "max_per_question is not used",
-        "cap-before-filter": "the cap counts wrong samples too: filter first, then cap",
-        "cap-before-dedup": "the cap counts duplicates too: remove them first, then cap",
-        "cap-over-all": "the cap counts all questions together; it is for each question",
-        "keeps-last": "keeps the last of several; the contract keeps the first",
-        "grouped": "returns the samples grouped by question; the contract keeps their order",
-        "zero-correct-all": "trains on everything where no sample is right: then nothing is selected",
-        "zero-correct-fails": "fails where no sample is right: then the selection is empty",
-    },
+    "ex12",
     {
         "keeps-wrong": _select(keep=lambda item: True),
         "keeps-formatted": _select(keep=lambda item: item.format_reward > 0),
@@ -129,13 +106,21 @@ SLIPS = slips(
         "keeps-lenient": _select(keep=lambda item: item.lenient > 0),
         "duplicates": _select(identity=None),
         "blanks": _select(identity=lambda item: (item.problem.id, item.generation.text)),
+        "all-blanks-and-case": _select(identity=lambda x: (x.problem.id, "".join(x.generation.text.lower().split()))),
+        "beginnings": _select(identity=lambda item: (item.problem.id, item.generation.text.strip()[:40])),
+        "question-text": _select(
+            identity=lambda x: (x.problem.question, x.generation.text.strip()), group=lambda x: x.problem.question
+        ),
+        "truncated-left-out": _select(keep=lambda item: item.reward > 0 and item.generation.finish_reason == "stop"),
+        "cap-0": lambda graded, cap=None: _REFERENCE(graded, cap or None),
+        "one-too-many": lambda graded, cap=None: _REFERENCE(graded, None if cap is None else cap + 1),
         "across-questions": _select(identity=lambda item: item.generation.text.strip()),
         "no-cap": _select(capped=False),
         "cap-before-filter": _select(cap_first="all"),
         "cap-before-dedup": _select(cap_first="right"),
         "cap-over-all": _select(group=lambda item: 0),
         "keeps-last": lambda graded, cap=None: _REFERENCE(graded[::-1], cap)[::-1],
-        "grouped": lambda graded, cap=None: sorted(_REFERENCE(graded, cap), key=lambda item: item.problem.id),
+        "grouped": _grouped,
         "zero-correct-all": lambda graded, cap=None: _REFERENCE(graded, cap) or graded,
         "zero-correct-fails": _fails_on_zero,
     },

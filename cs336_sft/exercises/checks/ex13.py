@@ -16,27 +16,14 @@ import torch._dynamo  # the first optimizer needs it: imported here, not in ever
 
 from cs336_sft.exercises.checks.objects import TinyLM
 from cs336_sft.exercises.compare import Check, Misshapen, same, shown
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.report import Failure, line
 from cs336_sft.exercises.sandbox.perform import Case, Observation, observe_here
 from cs336_sft.records import Example
 
 EOS = 0
 # Fault -> its symptom, which says where to look without saying what to write.
-FAULTS = {
-    "mask-unshifted": "the first token of every response is never learned: look at what the mask marks",
-    "eos-masked": "end-of-text never gets a gradient, so the model never stops: look at which labels are left out",
-    "no-zero-grad": "the step grows from step to step though the loss falls: look at what is left in .grad",
-    "mean-of-means": "tokens in short microbatches weigh more: look at the divisor of the loss",
-    "step-per-microbatch": "there are more updates than steps: look at where optimizer.step() stands",
-    "last-batch-lost": "the last examples are never seen: look at the range of the loop over batches",
-}
-EXTRA = {
-    "padding-learned": "padding is learned: a position after the end of a response is no target",
-    "prompt-learned": "the prompt is learned: only the response is a target",
-    "no-clipping": "gradients are no longer clipped to norm 1 before the update: the clipping was right, keep it",
-    "zero-grad-per-microbatch": "gradients are cleared before each microbatch: clear them once a step, so that they add up",
-    "clip-per-microbatch": "gradients are clipped after each microbatch: clip once, when the step's gradient is complete",
-}
+FAULTS, EXTRA = (read_asset("slips")[table] for table in ("ex13-planted", "ex13-made"))
 
 
 def reference(
@@ -51,7 +38,7 @@ def reference(
     faults: frozenset[str] = frozenset(),
 ) -> list[float]:
     """Plain SGD, token-weighted, with the given faults."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate)
+    optimizer = torch.optim.SGD(model.parameters(), lr=learning_rate, momentum=0.9 * ("momentum" in faults))
     parameters = list(model.parameters())
     losses = []
     end = len(examples) - (batch_size if "last-batch-lost" in faults else 0)
@@ -63,12 +50,14 @@ def reference(
             ]
             total = sum(mask.sum() for _, _, mask in parts)
             step_loss = 0.0
-            if "no-zero-grad" not in faults:
+            if "no-zero-grad" not in faults and (start == 0 or "zero-grad-per-epoch" not in faults):
                 optimizer.zero_grad()
             for input_ids, labels, mask in parts:
                 log_p = torch.log_softmax(model(input_ids).logits, dim=-1)
                 log_p = log_p.gather(-1, labels.unsqueeze(-1)).squeeze(-1)
                 loss = -(log_p * mask).sum() / (mask.sum() if "mean-of-means" in faults else total)
+                if "example-mean" in faults:
+                    loss = -((log_p * mask).sum(-1) / mask.sum(-1)).sum() / len(batch)
                 if "zero-grad-per-microbatch" in faults:
                     optimizer.zero_grad()
                 loss.backward()
@@ -78,7 +67,11 @@ def reference(
                 if "step-per-microbatch" in faults:
                     optimizer.step()
             if not faults & {"step-per-microbatch", "clip-per-microbatch", "no-clipping"}:
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+                for group in [[p] for p in parameters] if "clip-each" in faults else [parameters]:
+                    norm = torch.nn.utils.clip_grad_norm_(group, 1.0)
+                if "always-scaled" in faults and norm < 1:
+                    for parameter in parameters:
+                        parameter.grad /= norm
             if "step-per-microbatch" not in faults:
                 optimizer.step()
             losses.append(step_loss)
@@ -101,17 +94,19 @@ def _batch(examples: Sequence[Example], pad_id: int, faults: frozenset[str]) -> 
     return ids[:, :-1], labels, mask
 
 
-def _case() -> Case:
+def _case(n: int = 7, scale: float = 3.0, microbatch: int = 2, inside: int = 1) -> Case:
+    """Make a run, clipped or not by ``scale``, with end-of-text inside for 0."""
     generator = torch.Generator().manual_seed(13)
     examples = []
-    for i in range(7):  # 7 examples in batches of 4: the last batch is smaller
-        prompt = torch.randint(1, 8, (2 + i % 3,), generator=generator).tolist()
-        response = torch.randint(1, 8, (2 + (5 * i) % 7,), generator=generator).tolist()
+    for i in range(n):  # 7 examples in batches of 4: the last batch is smaller
+        prompt = torch.randint(inside, 8, (2 + i % 3,), generator=generator).tolist()
+        response = torch.randint(inside, 8, (2 + (5 * i) % 7,), generator=generator).tolist()
         examples.append(Example(tuple(prompt), (*response, EOS)))
     return Case(
-        (TinyLM(8, seed=13, scale=3.0), examples, EOS),
-        {"epochs": 2, "batch_size": 4, "microbatch_size": 2, "learning_rate": 0.2},
-        label="7 examples, batches of 4 in microbatches of 2, 2 epochs; padding and end-of-text are both id 0",
+        (TinyLM(8, seed=13, scale=scale), examples, EOS),
+        {"epochs": 2, "batch_size": 4, "microbatch_size": microbatch, "learning_rate": 0.2},
+        label=f"{n} examples, batches of 4 in microbatches of {microbatch}, 2 epochs; padding and end-of-text are both id 0"
+        + ", and stand in prompts and responses too" * (inside == 0),
     )
 
 
@@ -155,4 +150,5 @@ def _explain(case: Case, right: Any, yours: Any) -> Failure:
     return Failure("wrong", message, detail, slip=next(iter(faults)) if len(faults) == 1 else "")
 
 
-CHECKS = (Check("train", (_case(),), reference, view=_trained, explain=_explain),)
+_CASES = (_case(), _case(9, 0.5, 3, 0), _case(4, 1.0, 9, 0))
+CHECKS = (Check("train", _CASES, reference, view=_trained, explain=_explain),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,13 +38,23 @@ class TinyLM(torch.nn.Module):
         return SimpleNamespace(logits=hidden @ self.head.T)  # [B, T, V]
 
 
-def word_tokenizer(words: tuple[str, ...], *, eos: str = "<eos>", pad: str = "<pad>", bos: str | None = None) -> Any:
+def word_tokenizer(
+    words: tuple[str, ...],
+    *,
+    eos: str = "<eos>",
+    pad: str = "<pad>",
+    bos: str | None = None,
+    blanks: bool = False,
+    limit: int | None = None,
+) -> Any:
     """Build a Hugging Face tokenizer whose tokens are words and signs.
 
     Args:
         words: the vocabulary, in the order of the ids.
         eos, pad: tokens of the vocabulary (may be the same).
         bos: a token that is put in front of every text, but for ``add_special_tokens=False``; or None.
+        blanks: each blank is a token; otherwise they are dropped.
+        limit: the tokens that a model reads at most, which is no limit of a text.
 
     >>> tokenizer = word_tokenizer(("<pad>", "<eos>", "?", "2", "+"))
     >>> tokenizer(["2 + 2"], add_special_tokens=False)["input_ids"]
@@ -53,10 +64,30 @@ def word_tokenizer(words: tuple[str, ...], *, eos: str = "<eos>", pad: str = "<p
     from transformers import PreTrainedTokenizerFast
 
     inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="?"))
-    # Words and signs, blanks dropped: "4" next to "2" is the word "42".
-    inner.pre_tokenizer = pre_tokenizers.Split(Regex(r"\w+|[^\w\s]+"), "removed", invert=True)
+    # Words and signs: "4" next to "2" is the word "42".
+    inner.pre_tokenizer = pre_tokenizers.Split(
+        Regex(r"\w+|\s|[^\w\s]+" if blanks else r"\w+|[^\w\s]+"), "removed", invert=True
+    )
     if bos is not None:
         inner.post_processor = processors.TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, words.index(bos))]
         )
-    return PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=eos, pad_token=pad, bos_token=bos, unk_token="?")
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, eos_token=eos, pad_token=pad, bos_token=bos, unk_token="?", model_max_length=limit
+    )
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True  # as if said before
+    return tokenizer
+
+
+def random_microbatch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Vary shape, size, targets (maybe none) and what stands in .grad.
+
+    >>> [tensor.shape for tensor in random_microbatch(3)]
+    [torch.Size([3, 1]), torch.Size([3, 1])]
+    """
+    draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
+    shape = draw.choice([(1, 1), (3, 1), (1, 4), (2, 5), (4, 9)])
+    log_probs = (-torch.rand(shape, generator=generator) * draw.choice([0.01, 3, 90])).requires_grad_()
+    if seed % 2:
+        log_probs.grad = torch.ones(shape)
+    return log_probs, torch.rand(shape, generator=generator) > draw.choice([0.2, 0.6, 1.0])

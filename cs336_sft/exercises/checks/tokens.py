@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from cs336_sft.exercises.checks.objects import word_tokenizer
 from cs336_sft.exercises.compare import Misshapen, difference, entries, same
+from cs336_sft.exercises.registry import read_asset
 from cs336_sft.exercises.report import Line, line, mask_lines
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 
@@ -16,9 +18,48 @@ WORDS = ("?", "2", "+", "3", "=", "5", "<pad>", "Q", ":", "A", "42", "4", "<eos>
 PLAIN = word_tokenizer(WORDS)
 PAD_IS_EOS = word_tokenizer(WORDS, pad="<eos>")
 WITH_BOS = word_tokenizer(WORDS, bos="<bos>")
+# Blanks are tokens, the ids are others, and the model reads few tokens.
+BLANKS = word_tokenizer((*WORDS[::-1], " ", "\n"), bos="<bos>", blanks=True, limit=6)
+BLANKS_PAD_IS_EOS = word_tokenizer((*WORDS, " ", "\n"), pad="<eos>", blanks=True, limit=4)
 KEYS = ("input_ids", "labels", "response_mask")
 
 Pairs = list[tuple[list[int], list[int]]]
+
+
+def text_cases(exercise: str) -> list[Case]:
+    """Read the cases made by hand."""
+    rows = read_asset("cases")[exercise]
+    return [
+        Case(
+            (row["prompts"], row["outputs"], globals()[row["tokenizer"]]),
+            row.get("settings", {}),
+            row["label"],
+            row.get("why", ""),
+        )
+        for row in rows
+    ]
+
+
+def random_cases(seed: int, **settings: Any) -> list[Case]:
+    """Vary tokenizer, rows, lengths, blanks and special tokens all together.
+
+    The same texts go to every tokenizer, and one of them stands there twice.
+    """
+    draw = random.Random(seed)
+
+    def text(least: int) -> str:
+        words = draw.choices(WORDS[1:], k=draw.choice((least, 1, 2, 3, 9)))
+        return draw.choice(("", " ", "\n")) + "".join(word + draw.choice(("", " ")) for word in words)
+
+    cases = []
+    for count in (1, 2, 3, 4):
+        prompts, outputs = [text(1) for _ in range(count)], [text(0) for _ in range(count - 1)] + [" A :  5 \n"]
+        pairs = [*prompts, prompts[0]], [*outputs, outputs[0]]
+        cases += [
+            Case((*pairs, tokenizer), settings, label=f"{count + 1} random pairs")
+            for tokenizer in (BLANKS, PLAIN, BLANKS_PAD_IS_EOS)
+        ]
+    return cases
 
 
 def encode_pairs(prompts: Sequence[str], outputs: Sequence[str], tokenizer: Any, **settings: Any) -> Pairs:
@@ -68,6 +109,8 @@ def batch_view(case: Case, seen: Observation) -> Any:
     batch = entries(seen.value, KEYS, torch.Tensor)
     if isinstance(batch, Misshapen):
         return batch
+    if {batch[key].dtype for key in KEYS[:2]} != {torch.int64}:
+        return Misshapen("input_ids and labels are not int64, which is torch.long: an embedding looks ids up by it")
     mask = batch["response_mask"]
     if not same(mask, mask.bool()):
         return Misshapen("response_mask has values other than 0 and 1")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import traceback
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ class Observation:
     weights: tuple[Any, ...] = ()  # the models' weights after it
     changed: tuple[int, ...] = ()  # indices of the arguments whose tensors it changed
     no_graph: bool = False  # a backward was asked for, and the value had no graph to go back through
+    with_graph: tuple[str, ...] = ()  # keys of the tensors in the returned dict that have a graph
     measured: dict[str, int] = field(default_factory=dict)  # elements of the "largest" tensor; of those "kept"
     crash: Crash | None = None  # what it raised instead
 
@@ -66,12 +68,14 @@ def perform(function: Callable[..., Any], case: Case, *, file: str | None = None
     if torch := loaded_torch():
         torch.manual_seed(0)
     measured: dict[str, int] = {}
-    no_graph = False
+    no_graph, with_graph = False, ()
     try:
         if case.measure:
             value, measured = _metered(function, args, kwargs)
         else:
             value = function(*args, **kwargs)
+        if isinstance(value, dict):
+            with_graph = tuple(str(key) for key, item in value.items() if getattr(item, "requires_grad", False))
         if case.backward is not None:
             no_graph = not _go_back(value[case.backward] if case.backward else value)
     except (KeyboardInterrupt, GeneratorExit):
@@ -85,6 +89,7 @@ def perform(function: Callable[..., Any], case: Case, *, file: str | None = None
         weights=tuple(leaf for leaf in leaves if isinstance(leaf, torch.nn.Parameter)),
         changed=tuple(i for i, (old, new) in enumerate(zip(case.args, args, strict=True)) if not _identical(old, new)),
         no_graph=no_graph,
+        with_graph=with_graph,
         measured=measured,
     )
 
@@ -109,10 +114,12 @@ def _metered(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any,
                 if isinstance(item, torch.Tensor):
                     # A view of a smaller tensor that is merely expanded takes no memory.
                     self.largest = max(self.largest, item.untyped_storage().nbytes() // item.element_size())
+                    made.append(weakref.ref(item))
             return result
 
     inputs = {tensor.untyped_storage().data_ptr() for arg in args for tensor in _tensors(arg)}
     kept: dict[int, int] = {}
+    made: list[weakref.ref] = []
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -122,6 +129,8 @@ def _metered(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any,
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Meter() as meter:
         value = function(*args, **kwargs)
+    for tensor in filter(None.__ne__, [ref() for ref in made]):  # what the graph does not know of, but somebody holds
+        pack(tensor)
     return value, {"largest": meter.largest, "kept": sum(kept.values())}
 
 

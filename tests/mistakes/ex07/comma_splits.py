@@ -6,7 +6,7 @@ Expected message: takes 1,080 for two numbers
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from decimal import Decimal
 
 
 def gsm8k_reward_fn(response, ground_truth, fast=True):
@@ -23,4 +23,6 @@ def gsm8k_reward_fn(response, ground_truth, fast=True):
 
 
 def equal(a, b):
-    return Fraction(a.replace(",", "").replace("$", "")) == Fraction(b.replace(",", "").replace("$", ""))
+    if not re.fullmatch(r"[-+]?\$?(\d{1,3}(,\d{3})+|\d*)(\.\d+)?[.,]*", a):
+        return False
+    return Decimal(a.replace(",", "").replace("$", "").rstrip(".")) == Decimal(b.replace(",", "").replace("$", ""))

@@ -6,7 +6,7 @@ Expected message: accepts `1 8` for 18
 from __future__ import annotations
 
 import re
-from fractions import Fraction
+from decimal import Decimal
 
 
 def gsm8k_reward_fn(response, ground_truth, fast=True):
@@ -15,7 +15,7 @@ def gsm8k_reward_fn(response, ground_truth, fast=True):
         return {"format_reward": 0.0, "answer_reward": 0.0, "reward": 0.0}
     answer = response.split("####")[-1].split("\n")[0].replace(" ", "")
     format_reward = 1.0 if answer else 0.0
-    numbers = re.findall(r"[-+]?\$?(?:[\d,]*\d(?:\.\d+)?|\.\d+)", answer)
+    numbers = re.findall(r"[-+]?\$?[.,]*\d[\d.,]*", answer)
     answer_reward = 0.0
     if len(numbers) == 1 and equal(numbers[0], ground_truth):
         answer_reward = 1.0
@@ -23,4 +23,6 @@ def gsm8k_reward_fn(response, ground_truth, fast=True):
 
 
 def equal(a, b):
-    return Fraction(a.replace(",", "").replace("$", "")) == Fraction(b.replace(",", "").replace("$", ""))
+    if not re.fullmatch(r"[-+]?\$?(\d{1,3}(,\d{3})+|\d*)(\.\d+)?[.,]*", a):
+        return False
+    return Decimal(a.replace(",", "").replace("$", "").rstrip(".")) == Decimal(b.replace(",", "").replace("$", ""))

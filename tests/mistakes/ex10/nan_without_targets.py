@@ -1,6 +1,6 @@
 """Slip: 0 / 0 in a microbatch without targets.
 
-Expected message: no target in this microbatch: its share is 0, not nan
+Expected message: no target here: its share is 0, not nan
 """
 
 from __future__ import annotations
