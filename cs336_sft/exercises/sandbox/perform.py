@@ -129,8 +129,9 @@ def _metered(function: Callable[..., Any], args: Any, kwargs: Any) -> tuple[Any,
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), Meter() as meter:
         value = function(*args, **kwargs)
-    for tensor in filter(None.__ne__, [ref() for ref in made]):  # what the graph does not know of, but somebody holds
-        pack(tensor)
+    for tensor in [ref() for ref in made]:  # what the graph does not know of, but somebody holds
+        if tensor is not None:
+            pack(tensor)
     return value, {"largest": meter.largest, "kept": sum(kept.values())}
 
 
