@@ -23,13 +23,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 import torch  # noqa: E402
 from logprobs_peers import versions  # noqa: E402
-from sft_throughput import LR, PAD, Stopwatch, gsm8k_examples, make_model  # noqa: E402
+from sft_throughput import gsm8k_examples, make_config, make_model, train  # noqa: E402
 
-from cs336_sft.data.batching import epoch_batches  # noqa: E402
 from cs336_sft.training import fsdp  # noqa: E402
-from cs336_sft.training.config import SFTConfig  # noqa: E402
 from cs336_sft.training.distributed import DataParallel, SingleProcess  # noqa: E402
-from cs336_sft.training.step import make_microbatches, make_optimizer, optimizer_step  # noqa: E402
 from cs336_sft.utils import distributed as processes  # noqa: E402
 from cs336_sft.utils.files import write_json  # noqa: E402
 
@@ -43,28 +40,6 @@ SEVERAL = {
     "FSDP2, gathered again": (fsdp.FullySharded, "0", fsdp.TOGETHER, "true"),
     "FSDP2, gathered again, layer by layer": (fsdp.FullySharded, "0", 1, "true"),
 }
-
-
-def train(model, examples, batch: int, micro_batch: int, steps: int, group) -> dict:
-    config = SFTConfig(
-        learning_rate=LR,
-        batch_size=batch,
-        micro_batch_size=micro_batch,
-        mixed_precision="bf16" if torch.cuda.is_available() else "no",
-    )
-    lengths = [len(example) for example in examples]
-    batches = [part for part in epoch_batches(lengths, batch, seed=0, epoch=0) if len(part) == batch][: steps // 2]
-    watch = Stopwatch()
-    trained, optimizer = group.wrap(model, make_optimizer(model, config), config)
-    try:
-        for number in range(steps):
-            indices = batches[number % len(batches)]
-            microbatches = make_microbatches(examples, group.own_part(indices, lengths), micro_batch, PAD)
-            record = optimizer_step(trained, optimizer, microbatches, config, number + 1, LR, group)
-            watch.step(sum(lengths[index] for index in indices), record["loss"])
-    finally:
-        group.close()
-    return watch.result()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -108,7 +83,8 @@ def main(argv: list[str] | None = None) -> None:
             torch.cuda.reset_peak_memory_stats()
         began, entry, group = time.perf_counter(), {"side": name}, kind()
         try:
-            entry |= train(model, examples, batch, args.micro_batch, args.steps, group)
+            config = make_config(batch_size=batch, micro_batch_size=args.micro_batch)
+            entry |= train(model, examples, config, args.steps, group)
         except Exception as problem:  # in all processes alike, or the launcher ends them
             entry["failed"] = f"{type(problem).__name__}: {str(problem)[:300]}"
         if device.type == "cuda":

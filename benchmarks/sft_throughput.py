@@ -91,34 +91,38 @@ class Stopwatch:
 # --- the sides --------------------------------------------------------------------------------------------------------
 
 
-def run_ours(model, examples, batch: int, steps: int, checkpointing: bool, graphs: bool = True) -> dict:
-    """The step of ``train_sft``, without its logs and checkpoints."""
-    config = SFTConfig(
-        learning_rate=LR,
-        betas=BETAS,
-        batch_size=batch,
-        mixed_precision="bf16" if torch.cuda.is_available() else "no",
-        gradient_checkpointing=checkpointing,
-    )
+def train(model, examples, config: SFTConfig, steps: int, group: SingleProcess) -> dict:
+    """The step of ``train_sft``, without its logs and checkpoints, in one process or in several."""
+    lengths, batch = [len(example) for example in examples], config.batch_size
+    batches = [part for part in epoch_batches(lengths, batch, seed=0, epoch=0) if len(part) == batch][: steps // 2]
     watch = Stopwatch()
-    batches = epoch_batches([len(e) for e in examples], batch, seed=0, epoch=0)
-    batches = [indices for indices in batches if len(indices) == batch][: steps // 2]
+    trained, optimizer = group.wrap(model, make_optimizer(model, config), config)
+    try:
+        for number in range(steps):
+            indices = batches[number % len(batches)]
+            microbatches = make_microbatches(examples, group.own_part(indices, lengths), config.micro_batch_size, PAD)
+            record = optimizer_step(trained, optimizer, microbatches, config, number + 1, LR, group)
+            watch.step(sum(lengths[index] for index in indices), record["loss"])
+    finally:
+        group.close()
+    return watch.result()
+
+
+def make_config(**settings) -> SFTConfig:
+    precision = "bf16" if torch.cuda.is_available() else "no"
+    return SFTConfig(learning_rate=LR, betas=BETAS, mixed_precision=precision, **settings)
+
+
+def run_ours(model, examples, batch: int, steps: int, checkpointing: bool, graphs: bool = True) -> dict:
     if checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     os.environ["CS336_CUDA_GRAPHS"] = str(int(graphs))
-    group = SingleProcess()
-    model, optimizer = group.wrap(model, make_optimizer(model, config), config)
+    config = make_config(batch_size=batch, gradient_checkpointing=checkpointing)
     try:
-        for number in range(steps):
-            indices = sorted(batches[number % len(batches)], key=lambda index: -len(examples[index]))
-            microbatches = make_microbatches(examples, indices, config.micro_batch_size, PAD)
-            record = optimizer_step(model, optimizer, microbatches, config, number + 1, LR, group)
-            watch.step(sum(len(examples[index]) for index in indices), record["loss"])
+        return train(model, examples, config, steps, SingleProcess())
     finally:
-        group.close()
         if checkpointing:
             model.gradient_checkpointing_disable()
-    return watch.result()
 
 
 def run_student(model, examples, batch: int, steps: int, checkpointing: bool, entropy: bool = True) -> dict:

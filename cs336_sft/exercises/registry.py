@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import tomllib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from cs336_sft.errors import ConfigError
 ASSETS = Path(__file__).resolve().parent.parent / "assets" / "exercises"
 
 
+@lru_cache
 def read_asset(name: str) -> dict[str, Any]:
     """Read one of the tables of texts and cases.
 

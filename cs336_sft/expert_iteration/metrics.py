@@ -17,8 +17,8 @@ from cs336_sft.errors import ConfigError, DataError
 from cs336_sft.evaluation.intervals import wilson_interval
 from cs336_sft.evaluation.metrics import compute_metrics, mean_token_entropy
 from cs336_sft.evaluation.response_scores import engine_gap, score_responses
-from cs336_sft.records import Example, Generation, Graded
-from cs336_sft.tokenization import encode
+from cs336_sft.expert_iteration.rollouts import as_sampled
+from cs336_sft.records import Generation, Graded
 from cs336_sft.utils.files import JSONDict
 
 if TYPE_CHECKING:
@@ -116,9 +116,7 @@ def score_rollouts(
     flat = [sample for samples in rollouts for sample in samples if sample.token_ids]
     missing = any(sample.entropies is None for sample in flat)
     chosen = flat[:: max(1, len(flat) // (_SCORED_FOR_ENTROPY if missing else _SCORED))]
-    prompts = encode([sample.prompt for sample in chosen], tokenizer, add_bos=True)
-    examples = [Example(tuple(p), s.token_ids) for p, s in zip(prompts, chosen, strict=True)]
-    scores = score_responses(model, examples)
+    scores = score_responses(model, as_sampled(chosen, tokenizer))
     record = {"engine_gap": engine_gap(scores, chosen)}
     entropies = [entropy for score in scores for entropy in score.entropies]
     return record | ({"rollout_entropy": fmean(entropies)} if missing and entropies else {})

@@ -11,14 +11,19 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
 from cs336_sft.errors import CourseError, RunDirectoryError
 from cs336_sft.generation.sampler import Sampler, SamplingConfig
-from cs336_sft.records import Generation
+from cs336_sft.records import Example, Generation
+from cs336_sft.tokenization import encode
 from cs336_sft.utils.distributed import gather, is_main
 from cs336_sft.utils.files import JSONDict, JsonLines, write_json
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def rollout_key(sampling: SamplingConfig, weights: str, engine: str) -> str:
@@ -71,6 +76,12 @@ def sample_rollouts(
         return [[_from_json(prompt, sample) for sample in cached[prompt]] for prompt in prompts]
     except (AttributeError, TypeError) as error:
         raise RunDirectoryError(f"{lines.path}: not a cache of rollouts ({error!r})", "delete the file") from error
+
+
+def as_sampled(samples: Sequence[Generation], tokenizer: PreTrainedTokenizerBase) -> list[Example]:
+    """Turn samples into examples made of the ids that were sampled, and nothing else."""
+    prompts = encode([sample.prompt for sample in samples], tokenizer, add_bos=True)
+    return [Example(tuple(prompt), sample.token_ids) for prompt, sample in zip(prompts, samples, strict=True)]
 
 
 def _settings(sampling: SamplingConfig, weights: str, engine: str) -> JSONDict:

@@ -20,7 +20,7 @@ from cs336_sft.errors import ConfigError, CourseError
 from cs336_sft.evaluation.evaluate import evaluate, grade_generation
 from cs336_sft.evaluation.response_scores import engine_gap, score_responses
 from cs336_sft.expert_iteration.metrics import rollout_metrics, timed
-from cs336_sft.expert_iteration.rollouts import sample_rollouts
+from cs336_sft.expert_iteration.rollouts import as_sampled, sample_rollouts
 from cs336_sft.expert_iteration.run_folder import engine_name
 from cs336_sft.generation.sampler import Sampler, SamplingConfig
 from cs336_sft.grading import get_reward_fn
@@ -30,15 +30,14 @@ from cs336_sft.grpo.losses import grpo_microbatch_train_step
 from cs336_sft.logprobs import get_response_log_probs
 from cs336_sft.prompts import PromptTemplate
 from cs336_sft.records import Example, Graded, Problem
-from cs336_sft.tokenization import collate, encode
-from cs336_sft.training import checkpoints, schedules
+from cs336_sft.tokenization import collate
+from cs336_sft.training import checkpoints, schedules, setup
 from cs336_sft.training.result import TrainingResult, load_result
 from cs336_sft.training.run_directory import RunDirectory
 from cs336_sft.training.session import checkpoint_to_continue
-from cs336_sft.training.setup import fingerprint_problems, save_model, set_weights_dtype, versions
 from cs336_sft.training.step import NonFiniteLossError, make_optimizer
 from cs336_sft.utils import distributed as processes
-from cs336_sft.utils.files import JSONDict, plain, read_json, replace_folder, write_json
+from cs336_sft.utils.files import JSONDict, plain, replace_folder, write_json
 from cs336_sft.utils.interrupts import StopRequest
 
 if TYPE_CHECKING:
@@ -46,15 +45,6 @@ if TYPE_CHECKING:
 
 # Nats by which engine and policy may differ on the answers' tokens. More, and the engine has other weights.
 LARGEST_GAP = 0.1
-_FREE = {
-    "steps",
-    "eval_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "micro_batch_size",
-    "chunk_questions",
-    "progress",
-}
 
 
 def run_grpo(
@@ -83,7 +73,7 @@ def run_grpo(
         raise ConfigError(problem, "lower it, or give more problems")
     directory = RunDirectory(run_dir)
     model.to(processes.own_device())
-    set_weights_dtype(model, config)
+    setup.set_weights_dtype(model, config)
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([model.device] if model.device.type == "cuda" else []))
         stack.enter_context(directory.locked())
@@ -101,7 +91,7 @@ def run_grpo(
             return load_result(directory.path)
         for lines in (directory.metrics, directory.evaluations):
             lines.keep(lambda record: record["step"] <= done)  # later steps are made again
-        directory.add_session(versions(model.device) | {"from_step": done})
+        directory.add_session(setup.versions(model.device) | {"from_step": done})
         evaluated = {record["step"] for record in directory.evaluations.read()}
         due = schedules.evaluation_steps(config.steps, config.eval_every) if validation else ()
         for step in range(done, config.steps + 1):
@@ -124,7 +114,7 @@ def run_grpo(
                     _save(directory, step, model, optimizer, config)
                 break
         else:
-            replace_folder(directory.final, lambda folder: save_model(model, tokenizer, folder))
+            replace_folder(directory.final, lambda folder: setup.save_model(model, tokenizer, folder))
             write_json(directory.result, {"steps": config.steps})
         directory.write_tables()
     return load_result(directory.path)
@@ -133,9 +123,8 @@ def run_grpo(
 def _step(directory, model, tokenizer, optimizer, problems, template, config, step, sampler) -> JSONDict:
     """Sample, grade and update once, and return the record of the step."""
     record: JSONDict = {"step": step}
-    questions = random.Random(f"questions of step {step}, seed {config.seed}").sample(
-        list(problems), config.questions_per_step
-    )
+    draw = random.Random(f"questions of step {step}, seed {config.seed}")
+    questions = draw.sample(problems, config.questions_per_step)
     with timed(record, "rollout"):
         sampler.update_weights(model)
         rollouts = sample_rollouts(  # [questions][G], kept on disk
@@ -153,19 +142,17 @@ def _step(directory, model, tokenizer, optimizer, problems, template, config, st
     rewards = torch.tensor(rewards_of(graded, config, step))  # [N]
     advantages, informative = group_advantages(rewards, config.num_samples, by_std=config.normalize_by_std)
     samples = [item.generation for item in graded]
-    prompts = encode([sample.prompt for sample in samples], tokenizer, add_bos=True)
-    examples = [Example(tuple(prompt), sample.token_ids) for prompt, sample in zip(prompts, samples, strict=True)]
+    examples = as_sampled(samples, tokenizer)
     with timed(record, "training"):
         scores = score_responses(model, examples)  # the policy that sampled, before any update
         gap = engine_gap(scores, samples)
         if gap is not None and gap > LARGEST_GAP:
             problem = f"step {step}: the sampler's log-probabilities differ by {gap:.2f} nats from the policy's"
             raise CourseError(problem, "correct the sampler's update_weights(), or sample at temperature 1 in float32")
-        lr_factor = schedules.lr_factor(
-            step, config.steps, config.schedule, schedules.warmup_steps(config.warmup, config.steps)
-        )
+        warmup = schedules.warmup_steps(config.warmup, config.steps)
+        lr = config.learning_rate * schedules.lr_factor(step, config.steps, config.schedule, warmup)
         old = [torch.tensor(score.logprobs) for score in scores]
-        record |= update(model, optimizer, examples, advantages, old, config, step, lr=config.learning_rate * lr_factor)
+        record |= update(model, optimizer, examples, advantages, old, config, step, lr)
     found = {f"rollout_{name}": value for name, value in rollout_metrics(graded).items()}
     return record | {"reward": rewards.mean().item(), "informative": informative, "engine_gap": gap} | found
 
@@ -215,10 +202,8 @@ def update(
             size = config.micro_batch_size or len(batch)
             for part in (batch[at : at + size] for at in range(0, len(batch), size)):
                 made, share = collate([examples[index] for index in part], pad_id=0), len(part) / len(batch)
-                known, mask = (
-                    torch.cat([old_log_probs[index] for index in part]).to(device),
-                    made.response_mask.to(device),
-                )
+                mask = made.response_mask.to(device)
+                known = torch.cat([old_log_probs[index] for index in part]).to(device)
                 old = known.new_zeros(mask.shape).masked_scatter(mask, known)  # [B, T]
                 with torch.autocast(device.type, torch.bfloat16, enabled=config.mixed_precision == "bf16"):
                     found = get_response_log_probs(model, made.input_ids.to(device), made.labels.to(device))
@@ -271,15 +256,12 @@ def _save(directory, step, model, optimizer, config) -> None:
 
 def _check_identity(directory, model, config, template, sampler, problems, validation) -> None:
     """Store the identity of a new run, or compare it with that of an existing one."""
-    weights, path = checkpoints.fingerprint_weights(model), directory.path / "config.json"
-    if path.exists() and any(weights == found.weights for found in checkpoints.list_checkpoints(directory.checkpoints)):
-        weights = read_json(path).get("starting_weights")  # the model in memory is the one that this run trained
     identity = {
         **config.to_dict(),
-        "starting_weights": weights,
+        "starting_weights": setup.starting_weights(directory, model),
         "template": template.fingerprint,
         "sampler": engine_name(sampler),
-        "problems": fingerprint_problems(problems),
-        "validation": fingerprint_problems(validation),
+        "problems": setup.fingerprint_problems(problems),
+        "validation": setup.fingerprint_problems(validation),
     }
-    directory.check_config(identity, free=_FREE)
+    directory.check_config(identity, free=setup.free_fields(config) | {"chunk_questions", "steps"})

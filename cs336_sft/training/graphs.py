@@ -71,7 +71,7 @@ class GraphedForward:
         for parameter in self._trained:
             parameter.grad = torch.zeros_like(parameter)
         head = find_head_module(model)
-        self._copies = [  # the weights as they are, without autocast
+        self._copies = [  # none without autocast, which uses the weights as they are
             (module, name, parameter, self._copy_for(parameter, dtype))
             for module in model.modules()
             if dtype and type(module) is torch.nn.Linear and module is not head
@@ -86,10 +86,12 @@ class GraphedForward:
 
     def __call__(self, model: torch.nn.Module, batch: Batch) -> tuple[torch.Tensor, OutputHead]:
         """Do what ``run_to_response`` does, for a batch on the CPU."""
+        if self.failed:
+            return run_to_response(model, batch)
         check_ids(self.model, batch.input_ids)
         packed = pack(batch.input_ids, batch.attention_mask)
         key = (packed.shape, self.exchanges)
-        if not self.failed and key not in self.recordings:
+        if key not in self.recordings:
             try:
                 self.recordings[key] = self._record(packed)
             except RuntimeError as error:  # out of memory among them
@@ -98,12 +100,11 @@ class GraphedForward:
                     raise ConfigError(problem, "set CS336_CUDA_GRAPHS=0, or lower micro_batch_size") from error
                 _log.warning("no CUDA graphs, going on without: %s", str(error).splitlines()[0])
                 self.failed = True
-            if self.failed:  # here, where the error holds no tensors any more
-                self._forget()
-                self._copies.clear()
-                for parameter in self._trained:
-                    parameter.grad = parameter.grad if parameter.grad.any() else None
-        if self.failed:
+        if self.failed:  # below the except block: the error holds no tensors any more
+            self._forget()
+            self._copies.clear()
+            for parameter in self._trained:
+                parameter.grad = parameter.grad if parameter.grad.any() else None
             return run_to_response(model, batch)
         recording = self.recordings[key]
         hidden = _Replay.apply(self._anchor, recording, packed)[0]  # [row, H]

@@ -78,24 +78,28 @@ def check_identity(
 
     Returns the settings that were changed since, of those that may be, as ``{field: [old, new]}``.
     """
-    weights = fingerprint_weights(model)
-    path = run.path / "config.json"
-    stored = read_json(path).get("starting_weights") if path.exists() else weights
-    # In a notebook the model in memory is often the one that this very run was training when it was stopped.
-    if weights != stored and any(weights == c.weights for c in list_checkpoints(run.checkpoints)):
-        weights = stored
     settings = config.to_dict()
     identity = {
         **{field.name: settings[field.name] for field in fields(SFTConfig)},  # not those of a subclass
         "training_examples": fingerprint_examples(examples),
         "n_training_examples": len(examples),
-        "starting_weights": weights,
+        "starting_weights": starting_weights(run, model),
         "model": type(model).__name__,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         **adapter_facts(model),
         **{f"evaluation.{name}": value for name, value in evaluation.items()},
     }
     return run.check_config(identity, free=free_fields(config))
+
+
+def starting_weights(run: RunDirectory, model: torch.nn.Module) -> str | None:
+    """Fingerprint the weights, or name what the run started from if they are its own."""
+    weights, path = fingerprint_weights(model), run.path / "config.json"
+    stored = read_json(path).get("starting_weights") if path.exists() else weights
+    # In a notebook the model in memory is often the one that this very run was training when it was stopped.
+    if weights != stored and any(weights == c.weights for c in list_checkpoints(run.checkpoints)):
+        return stored
+    return weights
 
 
 def free_fields(config: SFTConfig) -> set[str]:

@@ -5,29 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from cs336_sft.exercises.checks.tokens import (
-    batch_lines,
-    batch_view,
-    build,
-    encode_pairs,
-    random_cases,
-    right_mask,
-    text_cases,
-)
+from cs336_sft.exercises.checks import tokens
 from cs336_sft.exercises.compare import Check, slips
 
 
 def _slip(**settings: Any) -> Callable[..., Any]:
     encoding = settings.pop("encoding", {})
-    return lambda prompts, outputs, tokenizer: build(
-        encode_pairs(prompts, outputs, tokenizer, **encoding), **({"pad": tokenizer.pad_token_id} | settings)
+    return lambda prompts, outputs, tokenizer: tokens.build(
+        tokens.encode_pairs(prompts, outputs, tokenizer, **encoding), **({"pad": tokenizer.pad_token_id} | settings)
     )
 
 
 def _joined(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
-    pairs = encode_pairs(prompts, outputs, tokenizer)
+    pairs = tokens.encode_pairs(prompts, outputs, tokenizer)
     whole = [tokenizer(p + o, add_special_tokens=False)["input_ids"] for p, o in zip(prompts, outputs, strict=True)]
-    return build([(w[: len(p)], w[len(p) :]) for w, (p, _) in zip(whole, pairs, strict=True)], tokenizer.pad_token_id)
+    return tokens.build(
+        [(w[: len(p)], w[len(p) :]) for w, (p, _) in zip(whole, pairs, strict=True)], tokenizer.pad_token_id
+    )
 
 
 def _changed(prompts: Any, outputs: Any, tokenizer: Any, key: str, change: Callable[[Any], Any]) -> Any:
@@ -37,27 +31,27 @@ def _changed(prompts: Any, outputs: Any, tokenizer: Any, key: str, change: Calla
 
 
 def _first_row(prompts: Any, outputs: Any, tokenizer: Any) -> Any:
-    pairs = encode_pairs(prompts, outputs, tokenizer)
+    pairs = tokens.encode_pairs(prompts, outputs, tokenizer)
     p0, o0 = map(len, pairs[0])
-    return build(pairs, tokenizer.pad_token_id, mask=lambda p, o, width: right_mask(p0, o0, width))
+    return tokens.build(pairs, tokenizer.pad_token_id, mask=lambda p, o, width: tokens.right_mask(p0, o0, width))
 
 
 SLIPS = slips(
     "ex02",
     {
-        "mask-not-shifted": _slip(mask=lambda p, o, width: right_mask(p + 1, o, width)),
-        "mask-shifted-twice": _slip(mask=lambda p, o, width: right_mask(p - 1, o, width)),
+        "mask-not-shifted": _slip(mask=lambda p, o, width: tokens.right_mask(p + 1, o, width)),
+        "mask-shifted-twice": _slip(mask=lambda p, o, width: tokens.right_mask(p - 1, o, width)),
         "prompt-supervised": _slip(mask=lambda p, o, width: [i < p + o for i in range(width)]),
         "padding-supervised": _slip(mask=lambda p, o, width: [i >= p for i in range(width)]),
         "all-supervised": _slip(mask=lambda p, o, w: [True] * w),
         "mask-of-row-0": _first_row,
         "swapped": _slip(mask=lambda p, o, width: [i < p for i in range(width)]),
-        "lengths-swapped": _slip(mask=lambda p, o, width: right_mask(o, p, width)),
+        "lengths-swapped": _slip(mask=lambda p, o, width: tokens.right_mask(o, p, width)),
         "padded-left": _slip(left=True),
         "no-shift": _slip(keep_last=True),
         "cut-before-padding": _slip(cut_first=True),
         "pad-with-0": _slip(pad=0),
-        "pad-with-eos": lambda p, o, t: build(encode_pairs(p, o, t), t.eos_token_id),
+        "pad-with-eos": lambda p, o, t: tokens.build(tokens.encode_pairs(p, o, t), t.eos_token_id),
         "joined-text": _joined,
         "special-tokens": _slip(encoding={"add_special_tokens": True}),
         "pad-id-masked": lambda p, o, t: _changed(p, o, t, "response_mask", lambda b: b["labels"] != t.pad_token_id),
@@ -73,10 +67,10 @@ SLIPS = slips(
 CHECKS = (
     Check(
         "tokenize_prompt_and_output",
-        [*text_cases("ex02"), *random_cases(2)],
+        [*tokens.text_cases("ex02"), *tokens.random_cases(2)],
         _slip(),
         SLIPS,
-        view=batch_view,
-        show=batch_lines,
+        view=tokens.batch_view,
+        show=tokens.batch_lines,
     ),
 )

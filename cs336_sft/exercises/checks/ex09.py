@@ -7,34 +7,25 @@ from typing import Any
 
 import torch
 
-from cs336_sft.exercises.checks.tokens import (
-    Pairs,
-    batch_lines,
-    batch_view,
-    build,
-    encode_pairs,
-    random_cases,
-    right_mask,
-    text_cases,
-)
+from cs336_sft.exercises.checks import tokens
 from cs336_sft.exercises.compare import Check, slips
 
-CASES = [*text_cases("ex09"), *random_cases(9, append_eos=True), *random_cases(10)[:3]]
+CASES = [*tokens.text_cases("ex09"), *tokens.random_cases(9, append_eos=True), *tokens.random_cases(10)[:3]]
 
 
-def _with_eos(pairs: Pairs, eos: int) -> Pairs:
+def _with_eos(pairs: tokens.Pairs, eos: int) -> tokens.Pairs:
     return [(p, [*o, eos]) for p, o in pairs]
 
 
-def _cut_to_width(pairs: Pairs, eos: int) -> Pairs:
+def _cut_to_width(pairs: tokens.Pairs, eos: int) -> tokens.Pairs:
     width = max(len(p) + len(o) for p, o in pairs)
     return [(p, [*o, eos][: width - len(p)]) for p, o in pairs]
 
 
 def _slip(
-    extend: Callable[[Pairs, int], Pairs] = _with_eos,
+    extend: Callable[[tokens.Pairs, int], tokens.Pairs] = _with_eos,
     *,
-    rule: Callable[..., list[bool]] = right_mask,
+    rule: Callable[..., list[bool]] = tokens.right_mask,
     mask: Callable[[dict[str, torch.Tensor], Any], torch.Tensor] = lambda batch, tokenizer: batch["response_mask"],
     always: bool | None = None,
     cut_first: bool = False,
@@ -48,21 +39,21 @@ def _slip(
     """
 
     def tokenize(prompts: Any, outputs: Any, tokenizer: Any, *, append_eos: bool = False) -> Any:
-        pairs, pad = encode_pairs(prompts, outputs, tokenizer, **encoding), getattr(tokenizer, pad_with)
+        pairs, pad = tokens.encode_pairs(prompts, outputs, tokenizer, **encoding), getattr(tokenizer, pad_with)
         if append_eos if always is None else always:
-            batch = build(extend(pairs, tokenizer.eos_token_id), pad, mask=rule, cut_first=cut_first)
+            batch = tokens.build(extend(pairs, tokenizer.eos_token_id), pad, mask=rule, cut_first=cut_first)
         else:
-            batch = build(pairs, pad, cut_first=cut_first)
+            batch = tokens.build(pairs, pad, cut_first=cut_first)
         return batch | {"response_mask": mask(batch, tokenizer)}
 
     return tokenize
 
 
 def _appended_text(prompts: Any, outputs: Any, tokenizer: Any, *, append_eos: bool = False) -> Any:
-    pairs = encode_pairs(prompts, outputs, tokenizer)
+    pairs = tokens.encode_pairs(prompts, outputs, tokenizer)
     if not append_eos:
-        return build(pairs, tokenizer.pad_token_id)
-    batch = build(pairs, tokenizer.pad_token_id, keep_last=True)
+        return tokens.build(pairs, tokenizer.pad_token_id)
+    batch = tokens.build(pairs, tokenizer.pad_token_id, keep_last=True)
     batch["labels"][:, -1] = tokenizer.eos_token_id
     batch["response_mask"][:, -1] = True
     return batch
@@ -74,7 +65,7 @@ SLIPS = slips(
         "special-tokens": _slip(add_special_tokens=True),
         "eos-dropped": _slip(always=False),
         "eos-always": _slip(always=True),
-        "eos-masked": _slip(rule=lambda p, o, width: right_mask(p, o - 1, width)),
+        "eos-masked": _slip(rule=lambda p, o, width: tokens.right_mask(p, o - 1, width)),
         "eos-masked-as-pad": _slip(mask=lambda b, t: b["response_mask"] & (b["labels"] != t.pad_token_id)),
         "eos-masked-as-eos": _slip(mask=lambda b, t: b["response_mask"] & (b["labels"] != t.eos_token_id)),
         "padding-supervised": _slip(mask=lambda b, t: b["response_mask"].long().cummax(dim=1).values.bool()),
@@ -83,8 +74,9 @@ SLIPS = slips(
         "eos-after-prompt": _slip(lambda pairs, eos: [([*p, eos], [*o, eos]) for p, o in pairs]),
         "eos-before-output": _slip(lambda pairs, eos: [(p, [eos, *o]) for p, o in pairs]),
         "eos-twice": _slip(lambda pairs, eos: [(p, [*o, eos, eos]) for p, o in pairs]),
-        "pad-for-eos": lambda p, o, t, *, append_eos=False: build(
-            _with_eos(encode_pairs(p, o, t), t.pad_token_id) if append_eos else encode_pairs(p, o, t), t.pad_token_id
+        "pad-for-eos": lambda p, o, t, *, append_eos=False: tokens.build(
+            _with_eos(tokens.encode_pairs(p, o, t), t.pad_token_id) if append_eos else tokens.encode_pairs(p, o, t),
+            t.pad_token_id,
         ),
         "eos-replaces": _slip(lambda pairs, eos: [(p, [*o[:-1], eos]) for p, o in pairs]),
         "stripped": lambda p, o, t, **settings: _slip()(p, [x.strip() for x in o], t, **settings),
@@ -98,4 +90,4 @@ SLIPS = slips(
 
 
 # The reference is the exercise's own: the library's function also lets prompts begin with BOS.
-CHECKS = (Check("tokenize_prompt_and_output", CASES, _slip(), SLIPS, view=batch_view, show=batch_lines),)
+CHECKS = (Check("tokenize_prompt_and_output", CASES, _slip(), SLIPS, view=tokens.batch_view, show=tokens.batch_lines),)
