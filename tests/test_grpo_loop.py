@@ -220,6 +220,8 @@ def test_a_finished_run_is_returned_and_another_one_refused(make_model, run, tmp
     assert torch.equal(whole(model), whole(other))
     with pytest.raises(RunDirectoryError, match="cliprange was 0.2, now 0.3"):
         run(make_model(), tmp_path, replace(CONFIG, cliprange=0.3))
+    with pytest.raises(RunDirectoryError, match="steps was 4, now 6"):  # its last checkpoint has no optimizer
+        run(make_model(), tmp_path, replace(CONFIG, steps=6))
 
 
 def test_an_engine_with_other_weights_is_refused(make_model, run, tokenizer, tmp_path) -> None:

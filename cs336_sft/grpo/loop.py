@@ -264,4 +264,4 @@ def _check_identity(directory, model, config, template, sampler, problems, valid
         "problems": setup.fingerprint_problems(problems),
         "validation": setup.fingerprint_problems(validation),
     }
-    directory.check_config(identity, free=setup.free_fields(config) | {"chunk_questions", "steps"})
+    directory.check_config(identity, free=setup.free_fields(config) | {"chunk_questions"})
