@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import accumulate, pairwise
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,7 @@ from cs336_sft.experiments.record import (
 )
 from cs336_sft.experiments.summary import mean_curves, plot_curves, plot_sweep, summarise, table_rows, varied_settings
 from cs336_sft.experiments.sweep import run_sweep
+from cs336_sft.generation.response_text import decode_response
 from cs336_sft.model.loading import load_tokenizer
 from cs336_sft.model.lora import AdapterConfig
 from cs336_sft.records import Generation, Graded, Problem
@@ -638,6 +640,14 @@ def test_positions_and_ends_are_counted_in_tokens() -> None:
     graded = [Graded(Problem("?", "#### 18", "18"), item, 0, 0, 0, 0) for item in made]
     assert answer_positions(Bytes(), graded) == [[17, 16], [9, None]]
     assert token_ends(Bytes(), "3 €".encode(), "3 €") == [1, 1, 0, 0, 1]
+
+
+@given(st.text(max_size=30), st.integers(0, 30))
+def test_the_ends_of_tokens_are_those_of_decoded_prefixes(tokenizer, said, cut) -> None:
+    ids, text = [*tokenizer.encode(said), tokenizer.eos_token_id], said[:cut]
+    decoded = [decode_response(tokenizer, ids[:count]) for count in range(len(ids) + 1)]
+    reached = accumulate((len(os.path.commonprefix([begun, text])) for begun in decoded), max)
+    assert token_ends(tokenizer, ids, text) == [end - begin for begin, end in pairwise(reached)]
 
 
 @given(st.integers(1, 300), st.integers(1, 70))

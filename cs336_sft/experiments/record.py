@@ -236,11 +236,14 @@ def token_ends(tokenizer: Any, ids: Sequence[int], text: str) -> list[int]:
 
     Special tokens add none, and of the tokens that make up one character the last one adds it.
     """
-    reached = [0]
+    ends, start, done = [0], 0, 0  # text[:done] is what ids[:start] say: decoding goes on from there
     for count in range(1, len(ids) + 1):
-        begun = decode_response(tokenizer, ids[:count])
-        reached.append(max(reached[-1], len(os.path.commonprefix([begun, text]))))
-    return [end - start for start, end in itertools.pairwise(reached)]
+        begun = decode_response(tokenizer, ids[start:count])
+        fits = len(os.path.commonprefix([begun, text[done : done + len(begun)]]))
+        ends.append(max(ends[-1], done + fits))
+        if fits == len(begun):  # no character is left unfinished
+            start, done = count, done + fits
+    return [end - begin for begin, end in itertools.pairwise(ends)]
 
 
 def recorded_generations(path: str | Path) -> list[JSONDict]:
