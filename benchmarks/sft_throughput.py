@@ -7,7 +7,8 @@ percentiles of the training set's prompts and answers; the ids are drawn at rand
 that there is something to learn). All sides hold float32 weights and AdamW states, compute under bfloat16 autocast,
 clip gradients at norm 1, and count the loss on the answers only. For each side the micro-batch grows until it no
 longer fits into ``--cap`` GB. Counted are real tokens (no padding) over the seconds of the second half of the steps, in
-three parts: their median, and each. That half has the batches of the first again, whose shapes are known by then.
+three parts: their median, and each. That half has the batches of the first again, whose shapes are known by then; our
+graphs of rows shorter than the longest may still be recorded again in it.
 Results are written after each line.
 """
 

@@ -75,62 +75,76 @@ def speed(entry: dict[str, Any]) -> str:
     return f"{entry['tokens_per_second']:,.0f} ({min(parts):,.0f} to {max(parts):,.0f})"
 
 
+def apart(losses: list[float], others: list[float]) -> float:
+    return max(abs(one - other) for one, other in zip(losses, others, strict=True))
+
+
 def throughput() -> str:
     """Training with and without graphs, and TRL, by micro-batch; the same losses; what a step waits for."""
-    record, profile = read("graphs_h200"), read("profile_h100")
-    sides = {"graphs": "ours", "without": "ours without graphs", "TRL": "TRL padded, grouped by length"}
-    found = {(entry["side"], entry["micro_batch"]): entry for entry in record["entries"]}
-    head = [f"{name}: {unit}" for name in sides for unit in ("tokens/s", "GB")]
+    records = [read("graphs_h200_8_16"), read("graphs_h200_12_32")]
+    sides = {
+        "graphs": "ours",
+        "without": "ours without graphs",
+        "TRL, compiled": "TRL padded, grouped, compiled",
+        "TRL": "TRL padded, grouped by length",
+    }
+    found = {(entry["side"], entry["micro_batch"]): entry for record in records for entry in record["entries"]}
+    record, (without, graphs) = records[0], read("profile_h200")["profiles"]
     lines = [
         f"{record['device']}, PyTorch {record['versions']['torch']}, "
-        f"TRL {record['versions']['trl']} with batches by length, "
-        f"{record['date'][:10]}; median (lowest to highest) of three parts, peak GB, cap {record['cap_gb']:.0f} GB:",
+        f"TRL {record['versions']['trl']} with batches by length, {record['date'][:10]}; "
+        f"tokens a second, median (lowest to highest) of three parts; peak GB, cap {record['cap_gb']:.0f} GB:",
         "",
-        f"| micro-batch | {' | '.join(head)} |",
-        "|---" * (len(head) + 1) + "|",
+        f"| micro-batch | {' | '.join(sides)} |",
+        "|---" * (len(sides) + 1) + "|",
     ]
     for batch in sorted({batch for _, batch in found}):
         row = [str(batch)]
         for side in sides.values():
             entry = found.get((side, batch), {"failed": "not run"})
             if "failed" in entry:
-                row += ["did not fit" if "OutOfMemory" in entry["failed"] else entry["failed"], ""]
+                row.append("did not fit" if "OutOfMemory" in entry["failed"] else entry["failed"])
             else:
-                row += [speed(entry), f"{entry['peak_gb']:.1f}"]
+                row.append(f"{speed(entry)}; {entry['peak_gb']:.1f} GB")
         lines.append(f"| {' | '.join(row)} |")
-    [packed] = (entry["losses"] for entry in read("curve_h200")["entries"])
-    [plain] = (e["losses"] for e in read("curve_h100")["entries"] if e["side"] == "ours without graphs")
-    apart = max(abs(a - b) for a, b in zip(packed, plain, strict=True))
-    without, graphs = profile["profiles"]
-    waits = [f"{one['wall_ms'] - one['gpu_busy_ms']:.0f} of {one['wall_ms']:.0f} ms" for one in (graphs, without)]
+    packed, plain = read("curve_h200")["entries"]
+    spent = sorted(graphs["ms_by_kind"].items(), key=lambda item: -item[1])[:5]
+    idle = [f"{one['wall_ms'] - one['gpu_busy_ms']:.0f} of {one['wall_ms']:.0f} ms" for one in (graphs, without)]
     lines += [
         "",
-        f"Over {len(packed)} steps the losses with graphs (here) and without (an H100) differ by at most {apart:.3f} "
-        f"nats. Under the profiler an H100 waited {waits[0]} a step with graphs, before batches were packed, and "
-        f"{waits[1]} without.",
+        f"{len(packed['losses'])} steps of {packed['micro_batch']}: {speed(packed)} with graphs, {speed(plain)} "
+        f"without; the losses differ by at most {apart(packed['losses'], plain['losses']):.4f} nats.",
+        "",
+        f"Under the profiler a step of {graphs['batch']} makes {graphs['launches_a_step']:,.0f} launches with graphs, "
+        f"{without['launches_a_step']:,.0f} without; the GPU is idle for {idle[0]} and for {idle[1]}. "
+        f"What remains with graphs: {', '.join(f'{kind} {ms:.0f} ms' for kind, ms in spent)}.",
     ]
     return "\n".join(lines) + "\n"
 
 
 def several() -> str:
-    """One process and two: tokens a second, memory, and the loss of the last step."""
+    """One process and several: tokens a second, memory, and how far the losses of a record are apart."""
     records = [json.loads(path.read_text()) for path in (SPEED / "processes_h200").glob("*.json")]
     lines = [
-        f"{records[0]['device']}, PyTorch {records[0]['versions']['torch']}, micro-batch 16 a card:",
+        f"{records[0]['device']}, PyTorch {records[0]['versions']['torch']}, micro-batch {records[0]['micro_batch']} "
+        "a card; in the last column the largest difference from the losses of the same run without graphs:",
         "",
-        "| cards | way | batch | tokens/s | GB a card | steps | last loss |",
+        "| cards | way | batch | tokens/s | GB a card | steps | nats apart |",
         "|---|---|---|---|---|---|---|",
     ]
-    for record in sorted(records, key=lambda record: (record["processes"], record["batch"], record["date"])):
+    for record in sorted(records, key=lambda record: (record["processes"], record["batch"])):
+        plain = [entry["losses"] for entry in record["entries"] if entry["side"].endswith("without graphs")]
         for entry in record["entries"]:
+            peaks = sorted({f"{peak:.1f}" for peak in entry["peak_gb_of_each"]}, key=float)
+            off = plain and entry["losses"] != plain[0]
             cells = (
                 record["processes"],
                 entry["side"],
                 record["batch"],
                 speed(entry),
-                ", ".join(f"{peak:.1f}" for peak in entry["peak_gb_of_each"]),
+                " to ".join(dict.fromkeys([peaks[0], peaks[-1]])),
                 record["steps"],
-                f"{entry['losses'][-1]:.4f}",
+                f"{apart(entry['losses'], plain[0]):.4f}" if off else "",
             )
             lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
