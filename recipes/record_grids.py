@@ -6,7 +6,7 @@
 Each part is an ordinary ``cs336-sft sweep`` and stands alone: what it has finished when the time is up is recorded.
 The embedded model needs no GPU: its grids can run on the processors (second line) while SmolLM2 has the card.
 ``--archive FILE`` packs all records into one tar file after each part, for machines from which files have to be
-fetched. SmolLM2 needs ``cs336-sft fetch smollm2`` and GSM8K (``CS336_GSM8K``).
+fetched. SmolLM2 and Qwen need ``cs336-sft fetch smollm2`` or ``qwen2.5-coder-1.5b``, and GSM8K (``CS336_GSM8K``).
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ PARTS = {
     "smollm2_size": Part("data_size", 6, "none"),
     "truncation_smollm2": Part("truncation", 6),
     "smollm2_methods": Part("methods", 6, "none"),
+    "qwen_coder_size": Part("data_size", 4, "none"),  # jobs: one a card
+    "qwen_coder_truncation": Part("truncation", 4),
     "tiny_lr_batch": Part("learning_rate_and_batch", 14, "none"),
     "tiny_scaling_rule": Part("learning_rate_and_batch", 14, "none"),
     "truncation_tiny": Part("truncation", 14),
