@@ -38,10 +38,7 @@ if TYPE_CHECKING:
 FORMAT = "cs336-sft sweep 1"
 _tokenizer = lru_cache(maxsize=4)(load_tokenizer)  # runs of a sweep share it
 _LOSS_FIELDS = ("loss", "grad_norm", "lr", "target_tokens", "tokens", "seconds")
-_RUN_COLUMNS = (
-    *("steps", "tokens_per_second", "peak_memory_bytes", "train_seconds", "n_training_examples"),
-    "trained_parameters",
-)
+_RUN_COLUMNS = "steps tokens_per_second peak_memory_bytes train_seconds n_training_examples trained_parameters".split()
 
 
 def run_record(run: SweepRun, folder: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> JSONDict:
@@ -250,7 +247,7 @@ def recorded_generations(path: str | Path) -> list[JSONDict]:
     """Read a record's generations, or raise DataError if it has none."""
     source = generations_path(path)
     if not source.exists():
-        raise DataError(f"{source} does not exist", "record the sweep with --generations first-seed or all")
+        raise DataError(f"{source} does not exist", "record the sweep with --generations first-seed")
     with gzip.open(source, "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
 
