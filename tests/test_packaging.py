@@ -137,6 +137,14 @@ def test_command_and_package_data_are_declared(project) -> None:
     assert licence.startswith("MIT License") and "cs336_sft contributors" in licence
 
 
+def test_the_citation_names_what_pyproject_knows(project) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0" and citation["authors"] == [{"name": "The cs336_sft authors"}]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert citation["type"] == "software" and citation["title"] and citation["message"]
+    assert not {"url", "repository-code", "doi"} & set(citation), "no address is known"
+
+
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
