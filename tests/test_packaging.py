@@ -220,6 +220,18 @@ def test_ci_runs_the_tests_and_names_gsm8k() -> None:
     subprocess.run(["bash", "-n", script], check=True)
 
 
+def test_the_workflow_runs_the_command_of_ci(project) -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    assert set(workflow[True]) == {"push", "pull_request"}, "YAML reads the key `on` as True"
+    (job,) = workflow["jobs"].values()
+    assert (job["runs-on"], job["timeout-minutes"]) == ("ubuntu-latest", 60)
+    (python,) = [step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})]
+    assert python == "3.12" and SpecifierSet(project["requires-python"]).contains(python)
+    commands = [step["run"].split(" TORCH_INDEX")[0] for step in job["steps"] if "run" in step]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert commands == ["make setup", "make test"] and set(commands) <= set(ci)
+
+
 @pytest.fixture(scope="module")
 def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
