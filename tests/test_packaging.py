@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -266,6 +267,37 @@ def test_readme_shows_names_targets_and_files_that_exist(readme) -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_readme_is_short(readme) -> None:
+    assert len(readme.split()) <= 900
+
+
+def test_readme_shows_the_recorded_figure(readme) -> None:
+    from tools import readme_figure
+
+    drawn = readme_figure.PICTURE.read_text(encoding="utf-8")
+    assert drawn == readme_figure.picture(), "python tools/readme_figure.py"
+    assert len(drawn) < 100_000
+    alternative, target = re.search(r"!\[([^]]*)\]\(([^)]*)\)", readme).groups()
+    assert ROOT / target == readme_figure.PICTURE
+    pairs, *shares = re.findall(r"\d+(?= pairs)|\d+ %", " ".join(alternative.split()))
+    assert f">{pairs} pairs of" in drawn
+    assert shares == re.findall(r'class="number"[^>]*>(\d+ %)<', drawn), "in words what the picture shows"
+
+
+def test_readme_lists_every_lesson_with_its_minutes_and_exercises(readme) -> None:
+    from cs336_sft.exercises.registry import EXERCISES
+
+    rows = re.findall(r"^\| \[`(\d\d_\w+)`\].*\| (\d+) \| ?(.*?) ?\|$", readme, re.M)
+    lessons = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert [name for name, _, _ in rows] == [path.stem for path in lessons]
+    for (name, minutes, exercises), path in zip(rows, lessons, strict=True):
+        opening = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        assert minutes == re.search(r"(\d+) minutes", opening).group(1), name
+        taught = [exercise for exercise in EXERCISES if exercise.notebook == name]
+        listed = ", ".join(exercise.number for exercise in taught)
+        assert exercises == (f"{listed} ({sum(e.minutes for e in taught)})" if taught else ""), name
 
 
 def test_the_page_on_real_models_names_the_tested_versions(real_models, constraints) -> None:
