@@ -104,7 +104,6 @@ def test_every_command_explains_itself(command, capsys) -> None:
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["nonesuch"],
         ["eval", "--num-samples", "0"],
         ["eval", "--num-samples", "x"],
@@ -116,6 +115,18 @@ def test_usage_errors_exit_with_2(argv, capsys) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(argv)
     assert stopped.value.code == 2 and "usage" in capsys.readouterr().err
+
+
+def test_without_a_command_the_help_is_printed() -> None:
+    bare = run_module()
+    assert (bare.returncode, bare.stdout, bare.stderr) == (0, run_module("--help").stdout, "")
+    assert all(command in bare.stdout for command in COMMANDS)
+
+
+def test_a_wrong_command_is_named_with_those_there_are() -> None:
+    done = run_module("nonesuch")
+    assert done.returncode == 2 and done.stdout == "" and "Traceback" not in done.stderr
+    assert "'nonesuch'" in done.stderr and all(command in done.stderr for command in COMMANDS)
 
 
 def test_version(capsys) -> None:

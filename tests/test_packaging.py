@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shutil
@@ -137,6 +138,14 @@ def test_command_and_package_data_are_declared(project) -> None:
     assert licence.startswith("MIT License") and "cs336_sft contributors" in licence
 
 
+def test_the_citation_names_what_pyproject_knows(project) -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0" and citation["authors"] == [{"name": "The cs336_sft authors"}]
+    assert (citation["version"], citation["license"]) == (project["version"], project["license"])
+    assert citation["type"] == "software" and citation["title"] and citation["message"]
+    assert not {"url", "repository-code", "doi"} & set(citation), "no address is known"
+
+
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
@@ -212,6 +221,18 @@ def test_ci_runs_the_tests_and_names_gsm8k() -> None:
     subprocess.run(["bash", "-n", script], check=True)
 
 
+def test_the_workflow_runs_the_command_of_ci(project) -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
+    assert set(workflow[True]) == {"push", "pull_request"}, "YAML reads the key `on` as True"
+    (job,) = workflow["jobs"].values()
+    assert (job["runs-on"], job["timeout-minutes"]) == ("ubuntu-latest", 60)
+    (python,) = [step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})]
+    assert python == "3.12" and SpecifierSet(project["requires-python"]).contains(python)
+    commands = [step["run"].split(" TORCH_INDEX")[0] for step in job["steps"] if "run" in step]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert commands == ["make setup", "make test"] and set(commands) <= set(ci)
+
+
 @pytest.fixture(scope="module")
 def readme() -> str:
     return (ROOT / "README.md").read_text(encoding="utf-8")
@@ -246,6 +267,37 @@ def test_readme_shows_names_targets_and_files_that_exist(readme) -> None:
     for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_readme_is_short(readme) -> None:
+    assert len(readme.split()) <= 900
+
+
+def test_readme_shows_the_recorded_figure(readme) -> None:
+    from tools import readme_figure
+
+    drawn = readme_figure.PICTURE.read_text(encoding="utf-8")
+    assert drawn == readme_figure.picture(), "python tools/readme_figure.py"
+    assert len(drawn) < 100_000
+    alternative, target = re.search(r"!\[([^]]*)\]\(([^)]*)\)", readme).groups()
+    assert ROOT / target == readme_figure.PICTURE
+    pairs, *shares = re.findall(r"\d+(?= pairs)|\d+ %", " ".join(alternative.split()))
+    assert f">{pairs} pairs of" in drawn
+    assert shares == re.findall(r'class="number"[^>]*>(\d+ %)<', drawn), "in words what the picture shows"
+
+
+def test_readme_lists_every_lesson_with_its_minutes_and_exercises(readme) -> None:
+    from cs336_sft.exercises.registry import EXERCISES
+
+    rows = re.findall(r"^\| \[`(\d\d_\w+)`\].*\| (\d+) \| ?(.*?) ?\|$", readme, re.M)
+    lessons = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    assert [name for name, _, _ in rows] == [path.stem for path in lessons]
+    for (name, minutes, exercises), path in zip(rows, lessons, strict=True):
+        opening = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+        assert minutes == re.search(r"(\d+) minutes", opening).group(1), name
+        taught = [exercise for exercise in EXERCISES if exercise.notebook == name]
+        listed = ", ".join(exercise.number for exercise in taught)
+        assert exercises == (f"{listed} ({sum(e.minutes for e in taught)})" if taught else ""), name
 
 
 def test_the_page_on_real_models_names_the_tested_versions(real_models, constraints) -> None:

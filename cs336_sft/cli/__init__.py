@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a model's text may hold characters that the console can't show
             stream.reconfigure(errors="backslashreplace")
-    args = build_parser().parse_args(argv)
+    args = build_parser().parse_args((sys.argv[1:] if argv is None else list(argv)) or ["--help"])
     try:
         status = args.run(args)
         leave()  # the processes of a launch; after an error the launcher ends them

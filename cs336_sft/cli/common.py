@@ -131,7 +131,7 @@ def save_picture(figure: Figure, path: Path) -> None:
 
 def add_vllm(parser: argparse.ArgumentParser, *, gpu_memory_utilization: float) -> None:
     """Add the options of the vLLM engine, with its default fraction of the GPU."""
-    option = parser.add_argument_group("generation with vLLM (README, section vLLM)").add_argument
+    option = parser.add_argument_group("generation with vLLM (docs/real-models.md)").add_argument
     option("--max-model-len", type=positive_int, metavar="N", help="tokens of prompt and answer that the engine holds")
     fraction = f"fraction of the GPU's memory for the engine (default {gpu_memory_utilization:g})"
     option("--gpu-memory-utilization", type=positive_float, metavar="FRACTION", help=fraction)

@@ -68,8 +68,7 @@ def add_options(parser: argparse.ArgumentParser, config_class: type, texts: dict
             settings = {"metavar": "TEXT"}
         elif {get_origin(kind) for kind in kinds} == {Literal}:
             settings = {"choices": [value for kind in kinds for value in get_args(kind)]}
-        option = f"--{name.replace('_', '-')}"
-        parser.add_argument(option, dest=name, default=argparse.SUPPRESS, help=text, **settings)
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=argparse.SUPPRESS, help=text, **settings)
 
 
 def given_fields(args: argparse.Namespace, config_class: type) -> dict[str, Any]:

@@ -73,8 +73,7 @@ def run(args: argparse.Namespace) -> None:
         setup = replace(setup, micro_batch_size=max(search.batch, 1))
         if not args.json:
             size = f"micro-batch {search.batch}" if search.batch else "not even one sequence"
-            found = f"{size} fits into {format_bytes(budget)}"
-            print(f"{found}, by {'measurement' if args.measure else 'estimate'}\n")
+            print(f"{size} fits into {format_bytes(budget)}, by {'measurement' if args.measure else 'estimate'}\n")
     result = estimate_memory(shape, setup).as_dict() | {"parameters": shape.parameters} | result
     if args.measure:
         from cs336_sft.model.memory_measurement import measure_memory

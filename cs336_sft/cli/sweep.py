@@ -33,8 +33,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     option("--seeds", metavar="S1,S2", type=seed_list, help="random seeds of all runs, such as 0,1,2 (default 0)")
     option("--jobs", type=count, default=1, help="runs at the same time (default 1)")
     option("--threads", type=count, help="CPU threads of each process (default: the cores / --jobs)")
-    budget = "time after which the sweep stops"
-    option("--time-budget", metavar="SECONDS", type=common.positive_float, help=budget)
+    option("--time-budget", metavar="SECONDS", type=common.positive_float, help="time after which the sweep stops")
     option("--drop-weights", action="store_true", help="remove models and checkpoints of finished runs")
     option("--record", metavar="FILE", help="JSON file for everything that was measured")
     kept = "runs whose last generations are kept with the record, compressed (default none)"
@@ -101,8 +100,7 @@ def finish(args: argparse.Namespace, grid: Grid, result: SweepResult, record: Pa
     from cs336_sft.experiments import summary as tables
     from cs336_sft.experiments.record import sweep_frame, write_record
 
-    names = ("finished", "skipped", "failed", "interrupted", "left")
-    states = {state: len(result.with_status(state)) for state in names}
+    states = {name: len(result.with_status(name)) for name in ("finished", "skipped", "failed", "interrupted", "left")}
     if not result.with_status("finished", "skipped"):
         common.note("no run is finished")
         if args.json:

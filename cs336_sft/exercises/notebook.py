@@ -112,8 +112,7 @@ def _is_own(value: Any) -> bool:
 
 def _used_globals(value: Any) -> Iterator[tuple[str, Any]]:
     """Yield the globals that a function, or a class's methods, name."""
-    functions = [value] if isinstance(value, FunctionType) else vars(value).values()
-    for function in functions:
+    for function in [value] if isinstance(value, FunctionType) else vars(value).values():
         codes = [function.__code__] if isinstance(function, FunctionType) else []
         while codes:
             code = codes.pop()

@@ -35,7 +35,7 @@ def import_vllm() -> ModuleType:
     if version is None:
         raise ConfigError(
             "vLLM is not installed",
-            "install it (README, section vLLM: pip install 'cs336-sft[vllm]' on a machine with an NVIDIA GPU, "
+            "install it (docs/real-models.md: pip install 'cs336-sft[vllm]' on a machine with an NVIDIA GPU, "
             "`make test-vllm` for a CPU), or use the Hugging Face sampler (--sampler hf)",
         )
     if version < OLDEST:
