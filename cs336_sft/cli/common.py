@@ -74,7 +74,7 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def print_records(header: str, cells: str, records: Iterable[dict[str, Any]]) -> None:
-    """Print a table of records: ``header`` separated by commas, templates of cells such as {accuracy:.1%} by blanks."""
+    """Print a table: a comma between headings, a blank between {name:.1%} cells."""
 
     def fill(cell: str, record: dict[str, Any]) -> str:
         try:
@@ -100,7 +100,7 @@ def print_metrics(metrics: dict[str, Any]) -> None:
 
 
 def finish_run(args: argparse.Namespace, result: Any, facts: dict[str, Any], *table: Any) -> int:
-    """Print a run as JSON, or its table (see ``print_records``) and test, and return the exit status."""
+    """Print a run as JSON, or its table and test, and return the exit status."""
     if is_main() and args.json:
         print_json({"run": str(result.run_dir), "interrupted": result.interrupted} | facts)
     elif is_main():

@@ -27,7 +27,7 @@ HELP = {
     "num_samples": "answers to each question, the group that an answer is compared with (default 8)",
     "temperature": "sampling temperature of the answers (default 1.0)",
     "min_new_tokens": "tokens of an answer before end-of-text is allowed (default 4)",
-    "reward": "what an answer gets a reward for, or a control (default strict)",
+    "reward": "grader that gives the rewards, or a control (default strict)",
     "loss_type": "policy-gradient loss (default grpo_clip)",
     "cliprange": "change of a token's probability at which grpo_clip stops pushing it (default 0.2)",
     "normalize_by_std": "divide advantages by the group's standard deviation; off: Dr. GRPO (default on)",
@@ -125,5 +125,6 @@ def summarise(result: TrainingResult) -> list[JSONDict]:
 
 def describe(record: JSONDict) -> str:
     """Write the line that is shown after a step."""
-    changed = f"loss {record['loss']:.4f}" if record["updates"] else "no update: all groups have one reward"
-    return f"step {record['step']}: reward {record['reward']:.3f}, {changed}"
+    made = f"gradient norm {record['grad_norm']:.3g}" if record["updates"] else "no update: each group has one reward"
+    informative = f"{100 * record['informative']:.0f} % informative"
+    return f"step {record['step']}: reward {record['reward']:.3f}, {informative}, {made}"
