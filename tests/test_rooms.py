@@ -13,7 +13,7 @@ GROUND = ("errors", "records", "prompts", "tokenization", "utils")
 # A file imports only rooms at or before its own; the ground level's rooms may import each other.
 ORDER = [
     GROUND, ("data",), ("model",), ("logprobs",), ("losses",), ("grading",), ("generation",), ("evaluation",),
-    ("training",), ("expert_iteration",), ("grpo",), ("experiments",), ("lessons",), ("exercises",), ("cli",),
+    ("training",), ("expert_iteration",), ("experiments",), ("grpo",), ("lessons",), ("exercises",), ("cli",),
 ]  # fmt: skip
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}
 CORE = [

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft.errors import ConfigError
+from cs336_sft.utils.distributed import is_main
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +45,9 @@ def positive_float(text: str) -> float:
 
 
 def note(message: str) -> None:
-    """Print a line of progress on stderr."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a line of progress on stderr, one of several processes alone."""
+    if is_main():
+        print(message, file=sys.stderr, flush=True)
 
 
 def confirmed(question: str) -> bool:
@@ -71,6 +73,18 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
         print("  ".join([name.ljust(first), *map(str.rjust, cells, others)]).rstrip())
 
 
+def print_records(header: str, cells: str, records: Iterable[dict[str, Any]]) -> None:
+    """Print a table: a comma between headings, a blank between {name:.1%} cells."""
+
+    def fill(cell: str, record: dict[str, Any]) -> str:
+        try:
+            return cell.format_map(record).replace("%", " %")
+        except (KeyError, TypeError):  # the record has no such number, or None
+            return "-"
+
+    print_table(header.split(","), [[fill(cell, record) for cell in cells.split()] for record in records])
+
+
 def rate(metrics: dict[str, Any], name: str) -> str:
     """Write a rate with its interval, in percent."""
     return f"{100 * metrics[name]:.1f} % ({100 * metrics[f'{name}_low']:.1f} to {100 * metrics[f'{name}_high']:.1f})"
@@ -85,12 +99,18 @@ def print_metrics(metrics: dict[str, Any]) -> None:
     print(f"{'entropy':<20} " + ("-" if metrics["entropy"] is None else f"{metrics['entropy']:.3f} nats"))
 
 
-def print_end(run_dir: Path, interrupted: bool, test: dict[str, Any] | None, weights: str = "") -> None:
-    """Print the test metrics of a run, if there was a test, and where the run is."""
-    if test is not None:
-        print(f"\ntest split{weights}")
-        print_metrics(test)
-    print(f"\nrun directory: {run_dir}" + ("" if interrupted else f"; model: {run_dir / 'final'}"))
+def finish_run(args: argparse.Namespace, result: Any, facts: dict[str, Any], *table: Any) -> int:
+    """Print a run as JSON, or its table and test, and return the exit status."""
+    if is_main() and args.json:
+        print_json({"run": str(result.run_dir), "interrupted": result.interrupted} | facts)
+    elif is_main():
+        print_records(*table)
+        if test := facts.get("test"):
+            print("\ntest split" + (f", weights of step {test['step']}" if "step" in test else ""))
+            print_metrics(test)
+        model = "" if result.interrupted else f"; model: {result.run_dir / 'final'}"
+        print(f"\nrun directory: {result.run_dir}{model}")
+    return 130 if result.interrupted else 0
 
 
 def output_folder(path: str) -> Path:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from dataclasses import fields
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from cs336_sft.cli import common
 from cs336_sft.experiments.grid import parse_value
 
-# Help texts of the fields that `sft` and `ei` share, and of the command `sft`.
+# Help texts of the fields that `sft`, `ei` and `grpo` share, and of the command `sft`.
 HELP = {
     "profile": "profile that gives the defaults (default $CS336_PROFILE, or tiny)",
     "model": "model folder or hub name (default: the profile's model)",
@@ -50,6 +52,15 @@ HELP = {
     "sampler": "generation engine (default hf)",
     "gen_batch_size": "sequences that the hf sampler generates at once (default 32, on a GPU 64)",
 }
+
+
+def add_run_options(parser: argparse.ArgumentParser, config_class: type, texts: dict[str, str], run: Callable) -> None:
+    """Add the options of a command that makes or continues the run of a configuration."""
+    parser.add_argument("--out", metavar="DIR", required=True, help="run directory; an interrupted run goes on")
+    add_options(parser, config_class, texts)
+    common.add_vllm(parser, gpu_memory_utilization=0.3)
+    common.add_json(parser)
+    parser.set_defaults(run=run)
 
 
 def add_options(parser: argparse.ArgumentParser, config_class: type, texts: dict[str, str]) -> None:

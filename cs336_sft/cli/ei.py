@@ -1,4 +1,4 @@
-"""``cs336-sft ei``: expert iteration, or one of its controls, from a base model or after a first SFT.
+"""``cs336-sft ei`` and ``grpo``: models that learn from their own graded answers, in rounds or by policy gradients.
 
 cs336-sft ei --sft-size 128 --select random --match-samples-of runs/ei/ei --out runs/random
 """
@@ -6,23 +6,22 @@ cs336-sft ei --sft-size 128 --select random --match-samples-of runs/ei/ei --out 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cs336_sft.cli import common
-from cs336_sft.cli.config_options import HELP, add_options, given_fields
+from cs336_sft.cli.config_options import HELP, add_run_options, given_fields
 from cs336_sft.cli.sft import warn_of_overlap
 from cs336_sft.experiments.config import ExpertIterationRunConfig, make_ei_config
+from cs336_sft.grpo import run as grpo
 from cs336_sft.model.loading import quiet_libraries
-
-if TYPE_CHECKING:
-    from cs336_sft.expert_iteration.run_folder import ExpertIterationResult
 
 _SHARED = (
     *("profile", "model", "template", "data", "eval_data", "subset_seed", "eval_size", "max_new_tokens", "sampler"),
     *("gen_batch_size", "batch_size", "micro_batch_size", "warmup", "schedule", "weight_decay", "max_grad_norm"),
-    *("mixed_precision", "weights_dtype", "gradient_checkpointing", "checkpoint_every"),
+    *("mixed_precision", "weights_dtype"),
 )
-_HELP = {name: HELP[name] for name in _SHARED} | {
+_GRPO_HELP = {name: HELP[name] for name in _SHARED} | grpo.HELP
+_HELP = {name: HELP[name] for name in (*_SHARED, "gradient_checkpointing", "checkpoint_every")} | {
     "sft_size": "training problems for a first SFT, which are kept out of the pool (default 0)",
     "sft_epochs": "passes over the problems of the first SFT (default 3)",
     "sft_learning_rate": "learning rate of the first SFT (default: the profile's)",
@@ -53,20 +52,17 @@ _HELP = {name: HELP[name] for name in _SHARED} | {
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("ei", help="expert iteration: train on the model's own correct answers, in rounds")
-    parser.add_argument("--out", metavar="DIR", required=True, help="run directory; an interrupted run goes on")
-    add_options(parser, ExpertIterationRunConfig, _HELP)
+    add_run_options(parser, ExpertIterationRunConfig, _HELP, run)
     shared = "run from which to take the number of samples, and so of steps, of each round"
     parser.add_argument("--match-samples-of", metavar="DIR", help=shared)
     parser.add_argument("--cache-dir", metavar="DIR", help="folder of rollouts, which runs can share")
-    common.add_vllm(parser, gpu_memory_utilization=0.3)
     parser.add_argument("--plot", metavar="FILE", help="figure of the rounds to write: .png, .svg or .pdf")
-    common.add_json(parser)
-    parser.set_defaults(run=run)
+    parser = subparsers.add_parser("grpo", help="policy gradients: answers compared with others to the same question")
+    add_run_options(parser, grpo.GRPORunConfig, _GRPO_HELP, run_policy_gradients)
 
 
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.experiments.run_expert_iteration import run_expert_iteration, samples_of
-    from cs336_sft.utils.distributed import is_main
 
     run_dir, plot = common.output_folder(args.out), common.picture_file(args.plot)
     given = given_fields(args, ExpertIterationRunConfig)
@@ -83,13 +79,15 @@ def run(args: argparse.Namespace) -> int:
         report=lambda record: common.note(describe(record)),
         on_data=warn_of_overlap,
     )
-    if is_main():  # only one of several processes prints
-        if plot is not None and result.rounds:
-            from cs336_sft.experiments.ei_plots import plot_rounds
+    if plot is not None and result.rounds and common.is_main():
+        from cs336_sft.experiments.ei_plots import plot_rounds
 
-            common.save_picture(plot_rounds({run_dir.name: [result.rounds]}), plot)
-        report(args, config.profile, result)
-    return 130 if result.interrupted else 0
+        common.save_picture(plot_rounds({run_dir.name: [result.rounds]}), plot)
+    facts = {"profile": config.profile, "rounds": list(result.rounds), "test": result.test}
+    header = "round,steps,kept,pass rate,coverage,accuracy,lenient,in format,length,entropy"
+    cells = "{round} {steps} {kept_n} {rollout_pass_rate:.1%} {rollout_coverage:.1%} {accuracy:.1%} "
+    cells += "{accuracy_lenient:.1%} {format_accuracy:.1%} {avg_gen_len:.1f} {rollout_entropy:.3f}"
+    return common.finish_run(args, result, facts, header, cells, result.rounds)
 
 
 def describe(record: dict[str, Any]) -> str:
@@ -100,18 +98,11 @@ def describe(record: dict[str, Any]) -> str:
     return text
 
 
-def report(args: argparse.Namespace, profile: str, result: ExpertIterationResult) -> None:
-    if args.json:
-        facts = {"run": str(result.run_dir), "profile": profile, "interrupted": result.interrupted}
-        common.print_json(facts | {"rounds": list(result.rounds), "test": result.test})
-        return
-    columns = "round,steps,kept,pass rate,coverage,accuracy,lenient,in format,length,entropy"
-    rates = ("rollout_pass_rate", "rollout_coverage", "accuracy", "accuracy_lenient", "format_accuracy")
-    rows = []
-    for record in result.rounds:
-        cells = ["-" if record.get(name) is None else f"{100 * record[name]:.1f} %" for name in rates]
-        entropy = record.get("rollout_entropy")
-        cells += [f"{record['avg_gen_len']:.1f}", "-" if entropy is None else f"{entropy:.3f}"]
-        rows.append((record["round"], record["steps"], record.get("kept_n", "-"), *cells))
-    common.print_table(columns.split(","), rows)
-    common.print_end(result.run_dir, result.interrupted, result.test)
+def run_policy_gradients(args: argparse.Namespace) -> int:
+    run_dir, config = common.output_folder(args.out), grpo.make_grpo_config(**given_fields(args, grpo.GRPORunConfig))
+    engine = common.vllm_config(args, config.sampler, config.max_new_tokens)
+    quiet_libraries()
+    said = {"report": lambda record: common.note(grpo.describe(record)), "on_data": warn_of_overlap}
+    result = grpo.start_grpo(config, run_dir, engine=engine, **said)
+    facts = {"profile": config.profile, "steps": result.steps, "summary": grpo.summarise(result)}
+    return common.finish_run(args, result, facts, grpo.HEADER, grpo.CELLS, facts["summary"])

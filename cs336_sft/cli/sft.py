@@ -11,22 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft.cli import common
-from cs336_sft.cli.config_options import HELP, add_options, given_fields
+from cs336_sft.cli.config_options import HELP, add_run_options, given_fields
 from cs336_sft.errors import ConfigError
 from cs336_sft.experiments.config import RunConfig, make_config
 from cs336_sft.model.loading import quiet_libraries
 
 if TYPE_CHECKING:
-    from cs336_sft.experiments.run import RunData, RunOutcome
+    from cs336_sft.experiments.run import RunData
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    parser = subparsers.add_parser("sft", help="fine-tune a model on reference answers")
-    parser.add_argument("--out", metavar="DIR", required=True, help="run directory; an interrupted run goes on")
-    add_options(parser, RunConfig, HELP)
-    common.add_vllm(parser, gpu_memory_utilization=0.3)
-    common.add_json(parser)
-    parser.set_defaults(run=run)
+    add_run_options(subparsers.add_parser("sft", help="fine-tune a model on reference answers"), RunConfig, HELP, run)
 
     parser = subparsers.add_parser("merge", help="add a LoRA or QLoRA adapter to its model's weights")
     parser.add_argument("adapter", metavar="DIR", help="final folder of a run with an adapter")
@@ -41,24 +36,25 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from cs336_sft.experiments.run import run_sft
-    from cs336_sft.utils.distributed import is_main
 
     run_dir = common.output_folder(args.out)
     config = make_config(**{"progress": True} | given_fields(args, RunConfig))
     engine = common.vllm_config(args, config.sampler, config.max_new_tokens)
     quiet_libraries()
     outcome = run_sft(config, run_dir, engine=engine, on_data=warn_of_overlap)
-    if is_main():  # only one of several processes prints
-        report(args, config, run_dir, outcome)
-    return 130 if outcome.result.interrupted else 0
+    result = outcome.result
+    first, last = (result.metrics[at]["loss"] if result.metrics else None for at in (0, -1))
+    facts = {"profile": config.profile, "steps": result.steps, "first_loss": first, "last_loss": last}
+    facts |= {"evaluations": list(result.evaluations), "test": outcome.test}
+    if result.metrics and not args.json and common.is_main():
+        print(f"{result.steps} steps, loss {first:.3f} -> {last:.3f}")
+    cells = "{step} {accuracy:.1%} {accuracy_lenient:.1%} {format_accuracy:.1%} {trunc_rate:.1%} {avg_gen_len:.1f}"
+    header = ",".join(("step", *common.RATES, "avg_gen_len"))
+    return common.finish_run(args, result, facts, header, cells, result.evaluations)
 
 
 def warn_of_overlap(data: RunData) -> None:
     """Print on stderr how many evaluation problems the model is trained on."""
-    from cs336_sft.utils.distributed import is_main
-
-    if not is_main():
-        return
     seen = {problem.question for problem in data.training}
     for evaluation in (data.validation, data.test):
         if shared := sum(problem.question in seen for problem in evaluation):
@@ -66,24 +62,6 @@ def warn_of_overlap(data: RunData) -> None:
                 f"warning: {shared} of the {len(evaluation)} evaluation problems are among the training problems, "
                 "so results on them say nothing about new problems"
             )
-
-
-def report(args: argparse.Namespace, config: RunConfig, run_dir: Path, outcome: RunOutcome) -> None:
-    result, test = outcome.result, outcome.test
-    first, last = (result.metrics[at]["loss"] if result.metrics else None for at in (0, -1))
-    if args.json:
-        facts = {"run": str(run_dir), "profile": config.profile, "steps": result.steps}
-        facts |= {"interrupted": result.interrupted, "first_loss": first, "last_loss": last}
-        common.print_json(facts | {"evaluations": list(result.evaluations), "test": test})
-        return
-    if result.metrics:
-        print(f"{result.steps} steps, loss {first:.3f} -> {last:.3f}")
-    rows = [
-        (record["step"], *(f"{100 * record[name]:.1f} %" for name in common.RATES), f"{record['avg_gen_len']:.1f}")
-        for record in result.evaluations
-    ]
-    common.print_table(("step", *common.RATES, "avg_gen_len"), rows)
-    common.print_end(run_dir, result.interrupted, test, f", weights of step {test['step']}" if test else "")
 
 
 def merge(args: argparse.Namespace) -> None:

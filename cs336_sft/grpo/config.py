@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from cs336_sft.generation.sampler import SamplingConfig
-from cs336_sft.grpo.losses import LossType
 from cs336_sft.training.config import SFTConfig
 from cs336_sft.training.schedules import Cadence
 from cs336_sft.utils.validation import check_choice, check_counts, check_field, check_flags, is_number
 
 Reward = Literal["strict", "lenient", "format", "random"]
+LossType = Literal["no_baseline", "reinforce_with_baseline", "grpo_clip"]
 Lengths = Literal["answer", "constant"]
 
 

@@ -6,14 +6,12 @@ log-probability, or times the factor by which its probability has changed since 
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 
 from cs336_sft.errors import ConfigError
+from cs336_sft.grpo.config import LossType
 from cs336_sft.losses import masked_mean, masked_normalize
 
-LossType = Literal["no_baseline", "reinforce_with_baseline", "grpo_clip"]
 Metadata = dict[str, torch.Tensor]
 
 
