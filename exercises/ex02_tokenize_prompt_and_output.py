@@ -4,7 +4,7 @@ Topic: data. Difficulty 3 of 5, about 30 minutes. Taught in notebook 02_masked_l
 Check it with `cs336-sft check ex02`; stuck? `cs336-sft hint ex02`.
 
 tokenize_prompt_and_output(prompt_strs, output_strs, tokenizer) -> dict
-    prompt_strs, output_strs    two lists of B strings (an output may be empty)
+    prompt_strs, output_strs    two lists of B strings (a text may be empty)
     tokenizer                   a Hugging Face tokenizer with a pad_token_id
     returns three tensors of shape [B, T], T = (longest prompt + output, in tokens) - 1
         input_ids       int64: the padded sequence without its last column

@@ -53,6 +53,8 @@ PAIRS = {
     "longer than the model reads": (lambda *a, **k: max(rooms(*a, **k)) > a[2].model_max_length, BOTH),
     "the id of a word": (lambda p, o, t, **_: t.convert_tokens_to_ids("5"), None),
     "token 0 is a word": (lambda p, o, t, **_: t.convert_ids_to_tokens(0) == "?", BOTH),
+    "token 0 is padding": (lambda p, o, t, **_: t.pad_token_id == 0, BOTH),
+    "an empty prompt": (lambda p, o, t, **_: 0 in lengths(p, t), BOTH),
 }
 # Function -> dimension -> (value of a call, values that have to be there).
 DIMENSIONS = {
@@ -80,6 +82,10 @@ DIMENSIONS = {
         "mask": (lambda t, m, c, dim=None: m.dtype, {torch.bool, torch.int64, torch.float32}),
         "negative marks": (lambda t, m, c, dim=None: m.double().min().item() < 0, BOTH),
         "marks of a half": (lambda t, m, c, dim=None: bool((m == 0.5).any()), BOTH),
+        "marks that are 0 in the tensor's precision": (
+            lambda t, m, c, dim=None: bool(((m != 0) & (m.to(t.dtype) == 0)).any()),
+            BOTH,
+        ),
         "everything masked": (lambda t, m, c, dim=None: not m.any(), BOTH),
         "constant below 1": (lambda t, m, c, dim=None: c < 1, BOTH),
         "constant a fraction": (lambda t, m, c, dim=None: c % 1 != 0, BOTH),
@@ -108,6 +114,10 @@ DIMENSIONS = {
         "a dimension of size 1": (lambda x: 1 in x.shape[:-1], BOTH),
         "vocabulary": (lambda x: x.shape[-1], {1, 2, 3, 4, 5, 60, 3000, 5001}),
         "a forbidden token": (lambda x: bool(x.isinf().any()), BOTH),
+        "a forbidden token among logits below -1e30": (
+            lambda x: bool((x.isinf() & (x.nan_to_num(neginf=-1e38).amax(-1, keepdim=True) < -1e30)).any()),
+            BOTH,
+        ),
         "ties": (lambda x: repeats(x.flatten().tolist()), BOTH),
         "size": (lambda x: int(math.log10(x.nan_to_num(0, 0, 0).abs().max().item() + 1e-3)), {0, 1, 2, 4, 38}),
         "precision": (lambda x: x.dtype, {torch.float32, torch.float64}),
@@ -124,6 +134,12 @@ DIMENSIONS = {
         "label 0": (lambda m, x, y, e=False: bool((y == 0).any()), BOTH),
         "entropy asked for": (lambda m, x, y, e=False: e, BOTH),
         "underflow": (lambda m, x, y, e=False: m(x).logits.abs().max().item() > 200, BOTH),
+        "small differences of large logits": (lambda m, x, y, e=False: m.offset > 1e5, BOTH),
+        "input 0": (lambda m, x, y, e=False: bool((x == 0).any()), BOTH),
+        "the same model and ids, other weights": (
+            lambda m, x, y, e=False: type(m).__name__ == "TrainedLM" and m.head[0, 0].item(),
+            None,
+        ),
         "the same ids, another model": (lambda m, x, y, e=False: x.shape == (1, 4) and m.head[0, 0].item(), None),
     },
     "gsm8k_reward_fn": {

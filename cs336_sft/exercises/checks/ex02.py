@@ -45,12 +45,14 @@ SLIPS = slips(
         "padding-supervised": _slip(mask=lambda p, o, width: [i >= p for i in range(width)]),
         "all-supervised": _slip(mask=lambda p, o, w: [True] * w),
         "mask-of-row-0": _first_row,
+        "empty-prompt": _slip(mask=lambda p, o, width: [p and i for i in tokens.right_mask(p, o, width)]),
         "swapped": _slip(mask=lambda p, o, width: [i < p for i in range(width)]),
         "lengths-swapped": _slip(mask=lambda p, o, width: tokens.right_mask(o, p, width)),
         "padded-left": _slip(left=True),
         "no-shift": _slip(keep_last=True),
         "cut-before-padding": _slip(cut_first=True),
         "pad-with-0": _slip(pad=0),
+        "pad-0-is-none": lambda p, o, t: tokens.build(tokens.encode_pairs(p, o, t), t.pad_token_id or t.eos_token_id),
         "pad-with-eos": lambda p, o, t: tokens.build(tokens.encode_pairs(p, o, t), t.eos_token_id),
         "joined-text": _joined,
         "special-tokens": _slip(encoding={"add_special_tokens": True}),
@@ -64,13 +66,5 @@ SLIPS = slips(
 
 
 # The reference is the exercise's own: the library's function also lets prompts begin with BOS.
-CHECKS = (
-    Check(
-        "tokenize_prompt_and_output",
-        [*tokens.text_cases("ex02"), *tokens.random_cases(2)],
-        _slip(),
-        SLIPS,
-        view=tokens.batch_view,
-        show=tokens.batch_lines,
-    ),
-)
+CASES = [*tokens.text_cases("ex02"), *tokens.random_cases(3)]
+CHECKS = (Check("tokenize_prompt_and_output", CASES, _slip(), SLIPS, view=tokens.batch_view, show=tokens.batch_lines),)

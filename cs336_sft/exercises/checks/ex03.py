@@ -24,6 +24,7 @@ def _random_case(seed: int) -> Case:
     )
     mask = torch.tensor([draw.choice(values) for _ in range(tensor.numel())]).reshape(shape)
     mask = mask * (seed % 5 > 0) if len(values) > 2 else mask.bool()
+    mask = mask.double() * 1e-60 if seed % 8 == 1 else mask  # 0 in float32
     tensor = tensor.to(dtype)
     if seed % 3 == 0:
         tensor.view(-1)[-1], mask.view(-1)[-1] = draw.choice([float("inf"), float("nan")]), draw.choice([0, 1])
@@ -72,6 +73,7 @@ SLIPS = slips(
         "only-one": lambda t, m, c, dim=None: torch.where(m == 1, t, 0.0).sum(dim=dim) / c,
         "only-positive": lambda t, m, c, dim=None: torch.where(m > 0, t, 0.0).sum(dim=dim) / c,
         "fractions-cut": lambda t, m, c, dim=None: torch.where(m.long() != 0, t, 0.0).sum(dim=dim) / c,
+        "small-marks-lost": lambda t, m, c, dim=None: torch.where(m.to(t.dtype) != 0, t, 0.0).sum(dim=dim) / c,
         "constant-clamped": _formula(lambda k, m, c, d, t: k.sum(dim=d) / max(c, 1)),
         "constant-cut": _formula(lambda k, m, c, d, t: k.sum(dim=d) / max(int(c), 1)),
         "float32": _formula(lambda k, m, c, d, t: k.float().sum(dim=d) / c),

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from cs336_sft.exercises.checks.objects import TinyLM
+from cs336_sft.exercises.checks.objects import TinyLM, TrainedLM
 from cs336_sft.exercises.compare import Check, Misshapen, slips
 from cs336_sft.exercises.sandbox.perform import Case, Observation
 from cs336_sft.logprobs import compute_entropy, get_response_log_probs
@@ -33,6 +33,9 @@ def _cases() -> list[Case]:
             backward="log_probs",
             why="the gradient reaches the model's weights: no no_grad and no detach around log_probs",
         ),
+        Case((TrainedLM(5, seed=7), ids[:, :-1], ids[:, 1:]), label="a model before a step of training"),
+        Case((TrainedLM(5, seed=8), ids[:, :-1], ids[:, 1:]), label="a step later", why="the weights have changed"),
+        Case((TinyLM(7, seed=9, offset=1e6), random[:, :-1], random[:, 1:], True), label="logits near 1e6"),
         *(
             Case(
                 (TinyLM(v, seed=seed, scale=scale), inputs, labels, scale > 1),
@@ -82,6 +85,8 @@ SLIPS = slips(
         "clamped": _formula(lambda x, lp, i, y: _pick(lp, y).clamp(min=-20)),
         "likeliest": _formula(lambda x, lp, i, y: lp.max(-1).values),
         "next-input": _formula(lambda x, lp, i, y: _pick(lp, torch.cat([i[:, 1:], y[:, -1:]], dim=1))),
+        "difference": _formula(lambda x, lp, i, y: _pick(x, y) - x.logsumexp(-1)),
+        "entropy-difference": _formula(entropy=lambda x, lp, y: x.logsumexp(-1) - (x.softmax(-1) * x).sum(-1)),
         "last-label-ignored": _formula(lambda x, lp, i, y: _pick(lp, y) * (y != y[:, -1:])),
         "entropy-of-label": _formula(entropy=lambda x, lp, y: -_pick(lp.exp() * lp, y)),
         "no-graph": _formula(lambda x, lp, i, y: _pick(lp, y).detach()),

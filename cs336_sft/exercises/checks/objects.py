@@ -18,8 +18,9 @@ class TinyLM(torch.nn.Module):
     [1, 2, 5]
     """
 
-    def __init__(self, vocabulary: int, hidden: int = 6, *, seed: int = 0, scale: float = 1.0) -> None:
+    def __init__(self, vocabulary: int, hidden: int = 6, *, seed: int = 0, scale: float = 1, offset: float = 0) -> None:
         super().__init__()
+        self.offset = offset  # of every logit
         generator = torch.Generator().manual_seed(seed)
         for name, rows in (("embedding", vocabulary), ("mix", hidden), ("head", vocabulary)):
             weight = torch.randn(rows, hidden, generator=generator) * scale
@@ -32,10 +33,22 @@ class TinyLM(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: Any = None, **kwargs: Any) -> SimpleNamespace:
         embedded = self.embedding[input_ids]  # [B, T, H]
+        embedded = embedded if attention_mask is None else embedded * attention_mask.unsqueeze(-1)
         counts = torch.arange(1, input_ids.shape[-1] + 1, dtype=embedded.dtype).unsqueeze(-1)  # [T, 1]
         mean = embedded.cumsum(dim=-2) / counts
         hidden = torch.tanh(embedded + mean @ self.mix)
-        return SimpleNamespace(logits=hidden @ self.head.T)  # [B, T, V]
+        return SimpleNamespace(logits=hidden @ self.head.T + self.offset)  # [B, T, V]
+
+
+class TrainedLM(TinyLM):
+    """A model whose copies are one object, as in training: each copy has the weights of what was copied last."""
+
+    shared = TinyLM(5)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TinyLM:
+        self.shared.load_state_dict(self.state_dict())
+        self.shared.zero_grad()
+        return self.shared
 
 
 def word_tokenizer(

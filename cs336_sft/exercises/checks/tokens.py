@@ -18,8 +18,8 @@ WORDS = ("?", "2", "+", "3", "=", "5", "<pad>", "Q", ":", "A", "42", "4", "<eos>
 PLAIN = word_tokenizer(WORDS)
 PAD_IS_EOS = word_tokenizer(WORDS, pad="<eos>")
 WITH_BOS = word_tokenizer(WORDS, bos="<bos>")
-# Blanks are tokens, the ids are others, and the model reads few tokens.
-BLANKS = word_tokenizer((*WORDS[::-1], " ", "\n"), bos="<bos>", blanks=True, limit=6)
+# Blanks are tokens, the ids are others (padding is 0), and the model reads few tokens.
+BLANKS = word_tokenizer((*WORDS[6:], *WORDS[:6], " ", "\n"), bos="<bos>", blanks=True, limit=6)
 BLANKS_PAD_IS_EOS = word_tokenizer((*WORDS, " ", "\n"), pad="<eos>", blanks=True, limit=4)
 KEYS = ("input_ids", "labels", "response_mask")
 
@@ -28,37 +28,27 @@ Pairs = list[tuple[list[int], list[int]]]
 
 def text_cases(exercise: str) -> list[Case]:
     """Read the cases made by hand."""
-    rows = read_asset("cases")[exercise]
-    return [
-        Case(
-            (row["prompts"], row["outputs"], globals()[row["tokenizer"]]),
-            row.get("settings", {}),
-            row["label"],
-            row.get("why", ""),
-        )
-        for row in rows
-    ]
+
+    def case(prompts: Any, outputs: Any, tokenizer: str, settings: Any = None, **texts: str) -> Case:
+        return Case((prompts, outputs, globals()[tokenizer]), settings or {}, **texts)
+
+    return [case(**row) for row in read_asset("cases")[exercise]]
 
 
 def random_cases(seed: int, **settings: Any) -> list[Case]:
-    """Vary tokenizer, rows, lengths, blanks and special tokens all together.
-
-    The same texts go to every tokenizer, and one of them stands there twice.
-    """
+    """Vary rows, lengths, blanks and special tokens, with one text twice."""
     draw = random.Random(seed)
 
-    def text(least: int) -> str:
-        words = draw.choices(WORDS[1:], k=draw.choice((least, 1, 2, 3, 9)))
+    def text() -> str:
+        words = draw.choices(WORDS[1:], k=draw.choice((0, 1, 2, 3, 9)))
         return draw.choice(("", " ", "\n")) + "".join(word + draw.choice(("", " ")) for word in words)
 
     cases = []
     for count in (1, 2, 3, 4):
-        prompts, outputs = [text(1) for _ in range(count)], [text(0) for _ in range(count - 1)] + [" A :  5 \n"]
+        prompts, outputs = [text() for _ in range(count)], [text() for _ in range(count - 1)] + [" A :  5 \n"]
         pairs = [*prompts, prompts[0]], [*outputs, outputs[0]]
-        cases += [
-            Case((*pairs, tokenizer), settings, label=f"{count + 1} random pairs")
-            for tokenizer in (BLANKS, PLAIN, BLANKS_PAD_IS_EOS)
-        ]
+        for tokenizer in (BLANKS, PLAIN, BLANKS_PAD_IS_EOS):
+            cases.append(Case((*pairs, tokenizer), settings, label=f"{count + 1} random pairs"))
     return cases
 
 
@@ -120,7 +110,7 @@ def batch_view(case: Case, seen: Observation) -> Any:
 def batch_lines(case: Case, expected: Any, yours: Any) -> list[Line]:
     """Show ids that differ as words, and a mask that differs under its tokens."""
     prompts, outputs, tokenizer = case.args[:3]
-    words = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    words, both = tokenizer.convert_ids_to_tokens(range(len(tokenizer))), (("expected", expected), ("yours", yours))
     lines = [line(f"prompt {p!r}, output {o!r}") for p, o in zip(prompts, outputs, strict=True)]
     for key in KEYS:
         if expected[key].shape != yours[key].shape:
@@ -129,12 +119,8 @@ def batch_lines(case: Case, expected: Any, yours: Any) -> list[Line]:
     for key in ("input_ids", "labels"):
         for row in range(expected[key].shape[0]):
             if not same(expected[key][row], yours[key][row]):
-                lines += [
-                    line(f"{key}, row {row}:"),
-                    line(f"expected  {_words(words, expected[key][row])}", "good"),
-                    line(f"yours     {_words(words, yours[key][row])}", "bad"),
-                ]
-                return lines
+                ids = [f"{name:9} {_words(words, batch[key][row])}" for name, batch in both]
+                return [*lines, line(f"{key}, row {row}:"), line(ids[0], "good"), line(ids[1], "bad")]
     for row in range(expected["labels"].shape[0]):
         if not same(expected["response_mask"][row], yours["response_mask"][row]):
             tokens = [_word(words, i) for i in expected["labels"][row].tolist()]
