@@ -16,6 +16,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 _SHORT = torch.tensor([[-3.0, -3.0, -8.0, -8.0]]), torch.tensor([[1, 1, 0, 0]]).bool()
 _LONG = torch.tensor([[-0.5, -0.5, -0.5, -0.5, -9.0]]), torch.tensor([[1, 1, 1, 1, 0]]).bool()
+_MANY = torch.full((1, 2051), -3.0), torch.ones(1, 2051).bool()  # a number that neither half nor bfloat16 has
 _NONE = torch.tensor([[-7.0, -7.0]]), torch.tensor([[0, 0]]).bool()
 
 
@@ -71,6 +72,7 @@ def _step_cases() -> list[Case]:
             label="a microbatch without targets between two others",
             why="a microbatch without targets adds nothing; it must not make a nan",
         ),
+        Case(([_leaf(_SHORT), _leaf(_MANY)],), label="2 targets and 2,051", why="counts are whole, at any size"),
         *(Case((_random(seed),), label="random microbatches, the last one twice") for seed in range(12)),
     ]
 
@@ -107,6 +109,7 @@ STEP_SLIPS = slips(
         "sum-of-means-safe": _step(lambda b, i: b[i][1].sum().clamp(min=1)),
         "divided-again": _step(lambda b, i: _total(b, i) * len(b)),
         "padding-counted": _step(lambda b, i: sum(m.numel() for _, m in b)),
+        "sure-not-counted": _step(lambda b, i: sum(int((x * m != 0).sum()) for x, m in b)),
         "sequences-counted": _step(lambda b, i: sum(len(m) for _, m in b)),
         "never-divided": _step(lambda b, i: 1),
         "running-total": _step(lambda b, i: sum(int(m.sum()) for _, m in b[: i + 1])),

@@ -33,11 +33,14 @@ def _random_case(seed: int) -> Case:
     dtype, scale = draw.choice([torch.float32, torch.bfloat16]), draw.choice([0.1, 1.0, 90.0])
     grad = dtype == torch.float32 and seed % 3 > 0  # gradients in bfloat16 depend on the order of the chunks
     hidden, weight, labels = _inputs(n, v, 3, seed, dtype=dtype)
-    hidden = (hidden * scale).requires_grad_(grad)
+    hidden = (hidden * scale).requires_grad_(grad and seed % 4 != 1)  # one of the two may be frozen
+    weight.requires_grad_(grad and seed % 4 != 3)
     label = f"random: N = {n}, V = {v}, chunk_size {chunk}, {dtype}, hidden states of size {scale}"
     return Case(
-        (hidden, weight.requires_grad_(grad), labels, chunk),
+        (hidden, weight, labels, chunk),
         label=label,
+        why="one of the two is frozen: the other still gets its gradient"
+        * (hidden.requires_grad != weight.requires_grad),
         backward="log_probs" if grad else None,
         tolerance=1e-3,
     )

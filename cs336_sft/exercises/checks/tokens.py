@@ -20,7 +20,8 @@ PAD_IS_EOS = word_tokenizer(WORDS, pad="<eos>")
 WITH_BOS = word_tokenizer(WORDS, bos="<bos>")
 # Blanks are tokens, the ids are others, and the model reads few tokens.
 BLANKS = word_tokenizer((*WORDS[::-1], " ", "\n"), bos="<bos>", blanks=True, limit=6)
-BLANKS_PAD_IS_EOS = word_tokenizer((*WORDS, " ", "\n"), pad="<eos>", blanks=True, limit=4)
+# End-of-text is token 0.
+BLANKS_PAD_IS_EOS = word_tokenizer((*sorted(WORDS, key="<eos>".__ne__), " ", "\n"), pad="<eos>", blanks=True, limit=4)
 KEYS = ("input_ids", "labels", "response_mask")
 
 Pairs = list[tuple[list[int], list[int]]]
