@@ -33,9 +33,7 @@ def _loss_cases() -> list[Case]:
     log_probs = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
     return [
-        Case(
-            (log_probs, mask, 3), label="log-probs [[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], total 3"
-        ),
+        Case((log_probs, mask, 3), label="[[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], total 3"),
         Case((log_probs, mask, 12), label="the same microbatch in a step of 12 target tokens"),
         Case((*_NONE, 5), label="a microbatch without targets", why="no target here: its share is 0, not nan"),
         Case((log_probs.clone().requires_grad_(), mask, 12), label="its gradient", backward=""),
@@ -126,13 +124,9 @@ STEP_SLIPS = slips(
 def _view(case: Case, seen: Observation) -> Any:
     value = seen.value
     if not isinstance(value, (int, float)):
-        return Misshapen(
-            "accumulate_gradients returns something else than the step's loss, a float (.item() of a tensor)"
-        )
+        return Misshapen("accumulate_gradients returns something else than a float, the loss (.item() of a tensor)")
     # No gradient at all and a gradient of zeros are the same to an optimizer with no momentum.
-    grads = [
-        torch.zeros_like(pair[0]) if grad is None else grad for grad, pair in zip(seen.grads, case.args[0], strict=True)
-    ]
+    grads = [torch.zeros_like(x) if g is None else g for g, (x, _) in zip(seen.grads, case.args[0], strict=True)]
     return {"loss": float(value), "gradient of log_probs": grads}
 
 

@@ -39,8 +39,7 @@ def _random_case(seed: int) -> Case:
     return Case(
         (hidden, weight, labels, chunk),
         label=label,
-        why="one of the two is frozen: the other still gets its gradient"
-        * (hidden.requires_grad != weight.requires_grad),
+        why="one of the two is frozen, not both" * (hidden.requires_grad != weight.requires_grad),
         backward="log_probs" if grad else None,
         tolerance=1e-3,
     )
@@ -49,9 +48,7 @@ def _random_case(seed: int) -> Case:
 CASES = [
     Case((*_inputs(2, 4, 3, 0), 1), label="N = 2, V = 4, chunk_size 1"),
     Case((*_inputs(4, 5, 3, 1), 2), label="N = 4, V = 5, chunk_size 2"),
-    Case(
-        (*_inputs(7, 5, 3, 2), 3), label="N = 7, chunk_size 3", why="7 tokens in chunks of 3: the last chunk is shorter"
-    ),
+    Case((*_inputs(7, 5, 3, 2), 3), label="N = 7, chunk_size 3", why="chunks of 3, 3 and 1: the last is shorter"),
     Case((*_inputs(3, 5, 3, 3), 8), label="N = 3, chunk_size 8", why="a chunk larger than the batch"),
     Case((*_inputs(5, 5, 5, 4), 5), label="N = V = H = chunk_size = 5"),
     Case((*_inputs(7, 5, 3, 5, grad=True), 3), label="the gradients of hidden and weight", backward="log_probs"),

@@ -18,9 +18,8 @@ WORDS = ("?", "2", "+", "3", "=", "5", "<pad>", "Q", ":", "A", "42", "4", "<eos>
 PLAIN = word_tokenizer(WORDS)
 PAD_IS_EOS = word_tokenizer(WORDS, pad="<eos>")
 WITH_BOS = word_tokenizer(WORDS, bos="<bos>")
-# Blanks are tokens, the ids are others, and the model reads few tokens.
+# Blanks are tokens, the ids are others, the model reads few tokens; below, end-of-text is token 0.
 BLANKS = word_tokenizer((*WORDS[::-1], " ", "\n"), bos="<bos>", blanks=True, limit=6)
-# End-of-text is token 0.
 BLANKS_PAD_IS_EOS = word_tokenizer((*sorted(WORDS, key="<eos>".__ne__), " ", "\n"), pad="<eos>", blanks=True, limit=4)
 KEYS = ("input_ids", "labels", "response_mask")
 

@@ -157,7 +157,6 @@ def _tensors(value: Any, *, models: bool = False) -> Iterator[torch.Tensor]:
 
 
 def _identical(before: Any, after: Any) -> bool:
-    """Compare tensors, texts, numbers, records and lists of them; models and tokenizers may change."""
     if isinstance(before, (list, tuple)):
         return len(before) == len(after) and all(map(_identical, before, after))
     if (torch := loaded_torch()) and isinstance(before, torch.Tensor):

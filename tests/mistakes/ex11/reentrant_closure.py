@@ -1,6 +1,6 @@
 """Slip: a reentrant checkpoint that does not see the head: no graph under frozen hidden states.
 
-Expected message: one of the two is frozen: the other still gets its gradient
+Expected message: one of the two is frozen, not both
 """
 
 from __future__ import annotations
