@@ -13,7 +13,7 @@ compute_metrics(graded) -> dict
         trunc_rate       share that the length limit ended
         avg_gen_len      mean number of generated tokens, of all generations
 
-Shares are fractions from 0 to 1 of *all* generations.
+Shares are fractions from 0 to 1 of *all* generations. `graded` stays as it is.
 
 By hand, two generations (reward, format_reward, finish_reason, tokens):
     1 1 stop   4        accuracy 0.5, format_accuracy 1.0, trunc_rate 0.5, avg_gen_len 6.0

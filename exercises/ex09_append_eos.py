@@ -8,7 +8,7 @@ tokenize_prompt_and_output(prompt_strs, output_strs, tokenizer, *, append_eos=Fa
     which then is a response token like any other: it is a label, and response_mask marks it.
 
 In the Qwen base models padding and end-of-text have the same id. The one end-of-text is a target, the padding behind it
-is not. So the mask can't be made by looking at ids.
+is not. So the mask can't be made by looking at ids. The two lists of strings stay as they are.
 
 By hand, append_eos=True, E is both end-of-text and padding, T = 4:
     prompts "2 +" and "Q", outputs "3 =" and "A"

@@ -12,7 +12,7 @@ accumulate_gradients(microbatches) -> float
     microbatches   a list of (log_probs, response_mask) pairs, one optimizer step, with at least one target in all
     does           backward on each microbatch's share, so that the gradients add up to those of one big batch (and to
                    what stands in .grad already)
-    returns        the step's loss: the mean negative log-likelihood of its target tokens
+    returns        the step's loss: the mean negative log-likelihood of its target tokens; the list stays as it is
 
 By hand, two microbatches of one row:
     log_probs  -3 -3 -8 -8               mask  x x . .       loss = (2 * 3 + 4 * 0.5) / 6 = 1.3333

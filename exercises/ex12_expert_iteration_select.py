@@ -7,7 +7,7 @@ select_samples(graded, max_per_question=None) -> list
     graded             a sequence of Graded records, several samples a question, questions mixed, maybe none at all:
                        problem.id names the question, generation.text is the sample, reward is 1.0 for a correct one
     max_per_question   at most this many of one question (0: nothing); None: no cap
-    returns            the selected records, in the order given
+    returns            the selected records, in the order given; graded stays as it is
 
 Three rules, in this order:
 1. Only correct samples (reward; not answer_reward, not lenient).

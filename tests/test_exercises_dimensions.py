@@ -7,6 +7,7 @@ beside it (none given: at least two), so two of its values are never equal by co
 from __future__ import annotations
 
 import math
+import re
 from importlib import import_module
 
 import pytest
@@ -33,6 +34,12 @@ def rooms(prompts, outputs, tokenizer, **settings) -> list[int]:
     return [a + b for a, b in zip(lengths(prompts, tokenizer), lengths(outputs, tokenizer), strict=True)]
 
 
+def merges(graded, key) -> bool:
+    """Whether a key takes two different right samples for one."""
+    right = {(x.problem.id, x.generation.text.strip()) for x in graded if x.reward}
+    return len({key(*pair) for pair in right}) < len(right)
+
+
 def holds(texts, *marks: str) -> bool:
     return any(mark in text for text in texts for mark in marks)
 
@@ -52,6 +59,7 @@ PAIRS = {
     "special tokens by default": (lambda p, o, t, **_: len(t("5")["input_ids"]) > 1, BOTH),
     "longer than the model reads": (lambda *a, **k: max(rooms(*a, **k)) > a[2].model_max_length, BOTH),
     "the id of a word": (lambda p, o, t, **_: t.convert_tokens_to_ids("5"), None),
+    "token 0 is end-of-text": (lambda p, o, t, **_: t.eos_token_id == 0, BOTH),
     "token 0 is a word": (lambda p, o, t, **_: t.convert_ids_to_tokens(0) == "?", BOTH),
     "token 0 is padding": (lambda p, o, t, **_: t.pad_token_id == 0, BOTH),
     "an empty prompt": (lambda p, o, t, **_: 0 in lengths(p, t), BOTH),
@@ -151,9 +159,16 @@ DIMENSIONS = {
         "truth with decimals": (lambda r, t: "." in t, BOTH),
         "truth below 0": (lambda r, t: t.startswith("-"), BOTH),
         "digits": (lambda r, t: len(r) > 5000, BOTH),
+        "more digits than a Decimal's context": (lambda r, t: len(t) > 28, BOTH),
+        "words before the number": (lambda r, t: bool(re.search(r"####[ a-zA-Z]+[a-z] \d", r)), BOTH),
+        "digits before the first comma": (
+            lambda r, t: len(m[1]) if (m := re.search(r"#### \D?(\d*),", r)) else 0,
+            {0, 1, 2, 4},
+        ),
         "empty": (lambda r, t: r == "", BOTH),
     },
     "compute_metrics": {
+        "sequence": (lambda g: type(g), {list, tuple}),
         "records": (lambda g: len(g), {1, 2, 3, 6}),
         "several of one question": (lambda g: repeats([x.problem.id for x in g]), BOTH),
         "equal records": (lambda g: repeats(list(map(repr, g))), BOTH),
@@ -166,6 +181,7 @@ DIMENSIONS = {
     "token_mean_loss": {
         "columns": (lambda x, m, n: x.shape[1], {1, 2, 4, 5, 9}),
         "no target": (lambda x, m, n: not m.any(), BOTH),
+        "a sure target": (lambda x, m, n: bool((x[m] == 0).any()), BOTH),
         "its own targets are the step's": (lambda x, m, n: int(m.sum()) == n, BOTH),
         "strongly negative": (lambda x, m, n: x.min().item() < -50, BOTH),
         "gradient": (lambda x, m, n: x.requires_grad, BOTH),
@@ -174,6 +190,8 @@ DIMENSIONS = {
         "microbatches": (lambda b: len(b), {1, 2, 3, 4, 5}),
         "the same one twice": (lambda b: repeats([id(x) for x, _ in b]), BOTH),
         "one without targets": (lambda b: any(not m.any() for _, m in b), BOTH),
+        "a sure target": (lambda b: any(bool((x[m] == 0).any()) for x, m in b), BOTH),
+        "more targets than half precision counts": (lambda b: max(int(m.sum()) for _, m in b) > 2048, BOTH),
         "counts": (lambda b: len({int(m.sum()) for _, m in b}) == 1, BOTH),
         "shapes": (lambda b: len({m.shape for _, m in b}) == 1, BOTH),
         "a gradient stands there": (lambda b: any(x.grad is not None for x, _ in b), BOTH),
@@ -186,11 +204,15 @@ DIMENSIONS = {
         "chunks as many as tokens in one": (lambda h, w, y, c: math.ceil(len(h) / c) == c, BOTH),
         "precision": (lambda h, w, y, c: h.dtype, {torch.float32, torch.bfloat16}),
         "underflow": (lambda h, w, y, c: (h.float() @ w.float().T).abs().max().item() > 150, BOTH),
-        "gradient": (lambda h, w, y, c: h.requires_grad, BOTH),
+        "gradient": (lambda h, w, y, c: (h.requires_grad, w.requires_grad), {(a, b) for a in BOTH for b in BOTH}),
     },
     "select_samples": {
         "samples": (lambda g, cap=None: len(g), {0, 1, 2, 3, 12, 30}),
         "cap": (lambda g, cap=None: cap, {None, 0, 1, 2}),
+        "sequence": (lambda g, cap=None: type(g), {list, tuple}),
+        "texts that differ in case only": (lambda g, cap=None: merges(g, lambda i, text: (i, text.lower())), BOTH),
+        "texts that differ in blanks only": (lambda g, cap=None: merges(g, lambda i, text: (i, *text.split())), BOTH),
+        "id and text that join to the same": (lambda g, cap=None: merges(g, lambda i, text: i + text), BOTH),
         "none right": (lambda g, cap=None: not any(x.reward for x in g), BOTH),
         "a wrong one first": (lambda g, cap=None: bool(g) and g[0].reward == 0, BOTH),
         "one question text, two ids": (

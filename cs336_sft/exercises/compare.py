@@ -96,7 +96,7 @@ def compare(check: Check, observations: Sequence[Observation]) -> Failure | None
             if not seen.changed:
                 continue
             message = f"{function} changes its argument number {seen.changed[0] + 1} in place: "
-            message += "whoever called it still needs that tensor"
+            message += "whoever called it still needs it"
             return Failure("wrong", message, _shown_case(check, index), slip="changes-input")
         slip = _explaining_slip(check, wanted, got, index)
         if seen.crash:

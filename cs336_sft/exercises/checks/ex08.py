@@ -22,7 +22,7 @@ def _graded(number: int, tokens: int, text: str, finish: str, form: float, answe
     return Graded(problem, generation, form, answer, form * answer, lenient)
 
 
-def _random(seed: int) -> list[Graded]:
+def _random(seed: int) -> Sequence[Graded]:
     """Make records, several of one question, equal ones, none of some kind."""
     draw = random.Random(seed)
     made = []
@@ -30,7 +30,7 @@ def _random(seed: int) -> list[Graded]:
         rewards = [draw.choice((0.0, 1.0)) for _ in range(3)]
         text, finish = draw.choice(("", "5", "#### 5 and so on and on")), draw.choice(("stop", "length"))
         made.append(_graded(draw.randrange(3), draw.choice((0, 1, 5, 8, 300)), text, finish, *rewards))
-    return made + draw.choices(made, k=seed % 3)
+    return (list, tuple)[seed % 2](made + draw.choices(made, k=seed % 3))
 
 
 def _cases() -> list[Case]:

@@ -84,6 +84,7 @@ SLIPS = slips(
         "cut-before-padding": _slip(cut_first=True),
         "pad-with-eos": _slip(pad_with="eos_token_id"),
         "cut-to-width": _slip(lambda pairs, eos: _cut_to_width(pairs, eos)),
+        "eos-0": _slip(lambda pairs, eos: [(p, [*o, eos] if eos else o) for p, o in pairs]),
         "empty-output": _slip(lambda pairs, eos: [(p, [*o, eos] if o else o) for p, o in pairs]),
     },
 )

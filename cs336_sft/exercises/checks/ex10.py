@@ -16,6 +16,7 @@ Pair = tuple[torch.Tensor, torch.Tensor]
 
 _SHORT = torch.tensor([[-3.0, -3.0, -8.0, -8.0]]), torch.tensor([[1, 1, 0, 0]]).bool()
 _LONG = torch.tensor([[-0.5, -0.5, -0.5, -0.5, -9.0]]), torch.tensor([[1, 1, 1, 1, 0]]).bool()
+_MANY = torch.full((1, 2051), -3.0), torch.ones(1, 2051).bool()  # a number that neither half nor bfloat16 has
 _NONE = torch.tensor([[-7.0, -7.0]]), torch.tensor([[0, 0]]).bool()
 
 
@@ -32,9 +33,7 @@ def _loss_cases() -> list[Case]:
     log_probs = torch.tensor([[-1.0, -2.0, -9.0, -7.0], [-3.0, -9.0, -4.0, -2.0]])
     mask = torch.tensor([[1, 1, 0, 0], [1, 0, 0, 0]]).bool()
     return [
-        Case(
-            (log_probs, mask, 3), label="log-probs [[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], total 3"
-        ),
+        Case((log_probs, mask, 3), label="[[-1 -2 -9 -7] [-3 -9 -4 -2]], mask [[1 1 0 0] [1 0 0 0]], total 3"),
         Case((log_probs, mask, 12), label="the same microbatch in a step of 12 target tokens"),
         Case((*_NONE, 5), label="a microbatch without targets", why="no target here: its share is 0, not nan"),
         Case((log_probs.clone().requires_grad_(), mask, 12), label="its gradient", backward=""),
@@ -71,6 +70,7 @@ def _step_cases() -> list[Case]:
             label="a microbatch without targets between two others",
             why="a microbatch without targets adds nothing; it must not make a nan",
         ),
+        Case(([_leaf(_SHORT), _leaf(_MANY)],), label="2 targets and 2,051", why="counts are whole, at any size"),
         *(Case((_random(seed),), label="random microbatches, the last one twice") for seed in range(12)),
     ]
 
@@ -107,6 +107,7 @@ STEP_SLIPS = slips(
         "sum-of-means-safe": _step(lambda b, i: b[i][1].sum().clamp(min=1)),
         "divided-again": _step(lambda b, i: _total(b, i) * len(b)),
         "padding-counted": _step(lambda b, i: sum(m.numel() for _, m in b)),
+        "sure-not-counted": _step(lambda b, i: sum(int((x * m != 0).sum()) for x, m in b)),
         "sequences-counted": _step(lambda b, i: sum(len(m) for _, m in b)),
         "never-divided": _step(lambda b, i: 1),
         "running-total": _step(lambda b, i: sum(int(m.sum()) for _, m in b[: i + 1])),
@@ -123,13 +124,9 @@ STEP_SLIPS = slips(
 def _view(case: Case, seen: Observation) -> Any:
     value = seen.value
     if not isinstance(value, (int, float)):
-        return Misshapen(
-            "accumulate_gradients returns something else than the step's loss, a float (.item() of a tensor)"
-        )
+        return Misshapen("accumulate_gradients returns something else than a float, the loss (.item() of a tensor)")
     # No gradient at all and a gradient of zeros are the same to an optimizer with no momentum.
-    grads = [
-        torch.zeros_like(pair[0]) if grad is None else grad for grad, pair in zip(seen.grads, case.args[0], strict=True)
-    ]
+    grads = [torch.zeros_like(x) if g is None else g for g, (x, _) in zip(seen.grads, case.args[0], strict=True)]
     return {"loss": float(value), "gradient of log_probs": grads}
 
 

@@ -93,14 +93,14 @@ def word_tokenizer(
 
 
 def random_microbatch(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Vary shape, size, targets (maybe none) and what stands in .grad.
+    """Vary shape, size, targets (maybe none, some sure: 0) and what stands in .grad.
 
     >>> [tensor.shape for tensor in random_microbatch(3)]
     [torch.Size([3, 1]), torch.Size([3, 1])]
     """
     draw, generator = random.Random(seed), torch.Generator().manual_seed(seed)
     shape = draw.choice([(1, 1), (3, 1), (1, 4), (2, 5), (4, 9)])
-    log_probs = (-torch.rand(shape, generator=generator) * draw.choice([0.01, 3, 90])).requires_grad_()
+    log_probs = (-torch.rand(shape, generator=generator).sub(0.3).relu() * draw.choice([0.01, 3, 150])).requires_grad_()
     if seed % 2:
         log_probs.grad = torch.ones(shape)
     return log_probs, torch.rand(shape, generator=generator) > draw.choice([0.2, 0.6, 1.0])

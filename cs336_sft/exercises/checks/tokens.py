@@ -18,9 +18,9 @@ WORDS = ("?", "2", "+", "3", "=", "5", "<pad>", "Q", ":", "A", "42", "4", "<eos>
 PLAIN = word_tokenizer(WORDS)
 PAD_IS_EOS = word_tokenizer(WORDS, pad="<eos>")
 WITH_BOS = word_tokenizer(WORDS, bos="<bos>")
-# Blanks are tokens, the ids are others (padding is 0), and the model reads few tokens.
+# Blanks are tokens, the ids are others, the model reads few tokens; padding is token 0, below end-of-text is.
 BLANKS = word_tokenizer((*WORDS[6:], *WORDS[:6], " ", "\n"), bos="<bos>", blanks=True, limit=6)
-BLANKS_PAD_IS_EOS = word_tokenizer((*WORDS, " ", "\n"), pad="<eos>", blanks=True, limit=4)
+BLANKS_PAD_IS_EOS = word_tokenizer((*sorted(WORDS, key="<eos>".__ne__), " ", "\n"), pad="<eos>", blanks=True, limit=4)
 KEYS = ("input_ids", "labels", "response_mask")
 
 Pairs = list[tuple[list[int], list[int]]]

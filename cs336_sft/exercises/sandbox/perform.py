@@ -49,7 +49,7 @@ class Observation:
     value: Any = None  # what it returned
     grads: tuple[Any, ...] = ()  # of the tensor arguments that require one, and of the models' weights
     weights: tuple[Any, ...] = ()  # the models' weights after it
-    changed: tuple[int, ...] = ()  # indices of the arguments whose tensors it changed
+    changed: tuple[int, ...] = ()  # indices of the arguments whose values it changed
     no_graph: bool = False  # a backward was asked for, and the value had no graph to go back through
     with_graph: tuple[str, ...] = ()  # keys of the tensors in the returned dict that have a graph
     measured: dict[str, int] = field(default_factory=dict)  # elements of the "largest" tensor; of those "kept"
@@ -69,6 +69,7 @@ def perform(function: Callable[..., Any], case: Case, *, file: str | None = None
         torch.manual_seed(0)
     measured: dict[str, int] = {}
     no_graph, with_graph = False, ()
+    leaves = [leaf for arg in (*args, *kwargs.values()) for leaf in _tensors(arg, models=True)]  # before it runs
     try:
         if case.measure:
             value, measured = _metered(function, args, kwargs)
@@ -82,7 +83,6 @@ def perform(function: Callable[..., Any], case: Case, *, file: str | None = None
         raise
     except BaseException as error:  # SystemExit too: the learner's sys.exit must not end the check
         return Observation(crash=crash_of(error, file))
-    leaves = [leaf for arg in (*args, *kwargs.values()) for leaf in _tensors(arg, models=True)]
     return Observation(
         value=value,
         grads=tuple(leaf.grad for leaf in leaves if leaf.requires_grad and leaf.is_leaf),
@@ -157,11 +157,12 @@ def _tensors(value: Any, *, models: bool = False) -> Iterator[torch.Tensor]:
 
 
 def _identical(before: Any, after: Any) -> bool:
-    torch, old, new = loaded_torch(), list(_tensors(before)), list(_tensors(after))
-    return len(old) == len(new) and all(
-        a.shape == b.shape and a.dtype == b.dtype and torch.equal(torch.nan_to_num(a), torch.nan_to_num(b))
-        for a, b in zip(old, new, strict=True)
-    )
+    if isinstance(before, (list, tuple)):
+        return len(before) == len(after) and all(map(_identical, before, after))
+    if (torch := loaded_torch()) and isinstance(before, torch.Tensor):
+        same_kind = isinstance(after, torch.Tensor) and (before.shape, before.dtype) == (after.shape, after.dtype)
+        return same_kind and torch.equal(torch.nan_to_num(before), torch.nan_to_num(after))
+    return type(before).__eq__ is object.__eq__ or before == after
 
 
 def crash_of(error: BaseException, file: str | None) -> Crash:
