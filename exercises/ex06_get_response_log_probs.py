@@ -10,7 +10,7 @@ get_response_log_probs(model, input_ids, labels, return_token_entropy=False) -> 
     returns     {"log_probs": [B, T]} in nats, differentiable; with return_token_entropy also "token_entropy": [B, T],
                 the entropy of each position's whole distribution in nats (graph or not, as you like)
 
-Nothing is masked here: prompt and padding have values too. Huge logits make no inf or nan, and cost no digits.
+Nothing is masked here: prompt and padding have values too. Huge logits must not make inf or nan.
 
 By hand, V = 2, logits [0, log 3] everywhere, so p = [1/4, 3/4]; labels
     1 1 0 0      log_probs  -0.29 -0.29 -1.39 -1.39      token_entropy  0.56 everywhere

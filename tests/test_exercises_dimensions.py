@@ -142,7 +142,6 @@ DIMENSIONS = {
         "label 0": (lambda m, x, y, e=False: bool((y == 0).any()), BOTH),
         "entropy asked for": (lambda m, x, y, e=False: e, BOTH),
         "underflow": (lambda m, x, y, e=False: m(x).logits.abs().max().item() > 200, BOTH),
-        "small differences of large logits": (lambda m, x, y, e=False: m.offset > 1e5, BOTH),
         "input 0": (lambda m, x, y, e=False: bool((x == 0).any()), BOTH),
         "the same model and ids, other weights": (
             lambda m, x, y, e=False: type(m).__name__ == "TrainedLM" and m.head[0, 0].item(),

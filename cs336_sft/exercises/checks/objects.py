@@ -18,9 +18,8 @@ class TinyLM(torch.nn.Module):
     [1, 2, 5]
     """
 
-    def __init__(self, vocabulary: int, hidden: int = 6, *, seed: int = 0, scale: float = 1, offset: float = 0) -> None:
+    def __init__(self, vocabulary: int, hidden: int = 6, *, seed: int = 0, scale: float = 1) -> None:
         super().__init__()
-        self.offset = offset  # of every logit
         generator = torch.Generator().manual_seed(seed)
         for name, rows in (("embedding", vocabulary), ("mix", hidden), ("head", vocabulary)):
             weight = torch.randn(rows, hidden, generator=generator) * scale
@@ -37,7 +36,7 @@ class TinyLM(torch.nn.Module):
         counts = torch.arange(1, input_ids.shape[-1] + 1, dtype=embedded.dtype).unsqueeze(-1)  # [T, 1]
         mean = embedded.cumsum(dim=-2) / counts
         hidden = torch.tanh(embedded + mean @ self.mix)
-        return SimpleNamespace(logits=hidden @ self.head.T + self.offset)  # [B, T, V]
+        return SimpleNamespace(logits=hidden @ self.head.T)  # [B, T, V]
 
 
 class TrainedLM(TinyLM):
