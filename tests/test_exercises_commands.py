@@ -76,7 +76,7 @@ def test_check_of_all_and_progress(work: Path, capsys) -> None:
     assert reports[11]["status"] == "passed"
     assert main(["progress"]) == 0
     text = capsys.readouterr().out
-    assert "1 of 13 pass" in text and "next: ex01 token_lengths" in text
+    assert "1 of 15 pass" in text and "next: ex01 token_lengths" in text
 
 
 def test_hints_come_in_three_steps(capsys) -> None:
