@@ -72,11 +72,11 @@ def test_check_of_all_and_progress(work: Path, capsys) -> None:
     (work / right.file_name).write_text((ROOT / "solutions" / right.file_name).read_text())
     assert main(["check", "--json"]) == 1
     reports = json.loads(capsys.readouterr().out)
-    assert [report["status"] for report in reports].count("not attempted") == 12
+    assert [report["status"] for report in reports].count("not attempted") == 14
     assert reports[11]["status"] == "passed"
     assert main(["progress"]) == 0
     text = capsys.readouterr().out
-    assert "1 of 13 pass" in text and "next: ex01 token_lengths" in text
+    assert "1 of 15 pass" in text and "next: ex01 token_lengths" in text
 
 
 def test_hints_come_in_three_steps(capsys) -> None:

@@ -149,6 +149,40 @@ DIMENSIONS = {
         ),
         "the same ids, another model": (lambda m, x, y, e=False: x.shape == (1, 4) and m.head[0, 0].item(), None),
     },
+    "compute_group_normalized_rewards": {
+        "group": (lambda f, r, t, size, e=1e-6, std=True: size, {2, 3, 4, 8}),
+        "groups": (lambda f, r, t, size, e=1e-6, std=True: len(r) // size, {1, 2, 3, 5}),
+        "groups as many as answers": (lambda f, r, t, size, e=1e-6, std=True: len(r) == size**2, BOTH),
+        "epsilon": (lambda f, r, t, size, e=1e-6, std=True: e, {1e-6, 0.1, 0.5, 1.0}),
+        "divided by the deviation": (lambda f, r, t, size, e=1e-6, std=True: std, BOTH),
+        "defaults": (lambda f, r, t, size, *given: given == (), BOTH),
+        "truth": (lambda f, r, t, size, e=1e-6, std=True: t[0], {"0", "3", "8"}),
+        "a negative reward": (lambda f, r, t, size, e=1e-6, std=True: min(map(float, r)) < 0, BOTH),
+        "a reward that is no whole number": (
+            lambda f, r, t, size, e=1e-6, std=True: any(float(x) % 1 for x in r),
+            BOTH,
+        ),
+        "equal in a group, divided": (
+            lambda f, r, t, size, e=1e-6, std=True: (
+                any(len(set(r[i : i + size])) == 1 for i in range(0, len(r), size)),
+                std,
+            ),
+            {(a, b) for a in BOTH for b in BOTH},
+        ),
+    },
+    "compute_grpo_clip_loss": {
+        "B": (lambda a, new, old, c: len(a), {1, 2, 3, 4}),
+        "T": (lambda a, new, old, c: new.shape[1], {1, 2, 3, 4, 7}),
+        "B = T": (lambda a, new, old, c: len(a) == new.shape[1] > 1, BOTH),
+        "range": (lambda a, new, old, c: c, {0.1, 0.2, 0.35, 0.5}),
+        "advantage": (lambda a, new, old, c: a[0].item(), {-2.0, -0.5, 0.0, 0.5, 1.5}),
+        "signs of one batch": (lambda a, new, old, c: bool((a > 0).any() and (a < 0).any()), BOTH),
+        "beyond the range": (
+            lambda a, new, old, c: (bool(((new - old).exp() > 1 + c).any()), bool(((new - old).exp() < 1 - c).any())),
+            {(a, b) for a in BOTH for b in BOTH},
+        ),
+        "nothing has changed": (lambda a, new, old, c: bool(torch.isclose(new, old).any()), BOTH),
+    },
     "gsm8k_reward_fn": {
         "markers": (lambda r, t: min(r.count("####"), 2), {0, 1, 2}),
         "begins with Question:": (lambda r, t: r.startswith("Question:"), BOTH),

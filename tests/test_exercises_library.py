@@ -408,3 +408,48 @@ def test_ex13_does_not_depend_on_how_a_batch_is_cut() -> None:
     for other in found[1:]:
         for a, b in zip(found[0], other, strict=True):
             torch.testing.assert_close(a, b)
+
+
+# --- ex14 and ex15: advantages, and the clipped loss
+
+
+def test_ex14_by_hand() -> None:
+    for function in both("ex14", "compute_group_normalized_rewards"):
+        arguments = (lambda response, truth: {"reward": float(response == truth)}, list("50005505"), ["5"] * 8, 4)
+        advantages, rewards, metadata = function(*arguments)
+        assert rewards.tolist() == [1, 0, 0, 0, 1, 1, 0, 1] and isinstance(metadata, dict)
+        assert advantages.tolist() == pytest.approx([1.5, -0.5, -0.5, -0.5, 0.5, 0.5, -1.5, 0.5], rel=1e-4)
+        plain = function(*arguments, normalize_by_std=False)[0]
+        assert plain.tolist() == [0.75, -0.25, -0.25, -0.25, 0.25, 0.25, -0.75, 0.25]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(-8, 8), min_size=3, max_size=3), min_size=1, max_size=4), st.booleans())
+def test_ex14_on_random_rewards(groups: list, by_std: bool) -> None:
+    texts = [str(reward / 4) for group in groups for reward in group]
+    arguments = (lambda response, truth: {"reward": float(response)}, texts, texts, 3, 0.1, by_std)
+    mine, theirs = (function(*arguments) for function in both("ex14", "compute_group_normalized_rewards"))
+    assert torch.allclose(mine[0], theirs[0], atol=1e-5) and torch.equal(mine[1], theirs[1])
+
+
+def test_ex15_by_hand() -> None:
+    old = torch.tensor([[-1.0, -2.0], [-1.0, -2.0]])
+    policy = old + torch.tensor([1.5, 0.5]).log()
+    for function in both("ex15", "compute_grpo_clip_loss"):
+        loss, metadata = function(torch.tensor([[1.0], [-1.0]]), policy, old, 0.2)
+        assert torch.allclose(loss, torch.tensor([[-1.2, -0.5], [1.5, 0.8]]))
+        assert metadata["is_clipped"].tolist() == [[True, False], [False, True]]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 4), st.integers(1, 5), st.integers(0, 10_000))
+def test_ex15_on_random_tokens(rows: int, columns: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    old, moved, advantages = (torch.randn(rows, n, generator=generator) for n in (columns, columns, 1))
+    found = []
+    for function in both("ex15", "compute_grpo_clip_loss"):
+        policy = (old + moved).requires_grad_()
+        loss, metadata = function(advantages, policy, old, 0.2)
+        loss.sum().backward()
+        found.append((loss.detach(), policy.grad, metadata["is_clipped"]))
+    assert all(torch.allclose(a.double(), b.double()) for a, b in zip(*found, strict=True))

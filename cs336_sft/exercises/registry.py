@@ -68,5 +68,5 @@ def find_exercise(name: str) -> Exercise:
         if asked in (exercise.number, exercise.name, exercise.file_name.removesuffix(".py")):
             return exercise
     close = difflib.get_close_matches(asked, [e.number for e in EXERCISES] + [e.name for e in EXERCISES], n=1)
-    remedy = f"did you mean {close[0]}" if close else "give one of ex01 to ex13"
+    remedy = f"did you mean {close[0]}" if close else "give one of ex01 to ex15"
     raise ConfigError(f"no exercise is called {name!r}", remedy)

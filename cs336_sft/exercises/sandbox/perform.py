@@ -27,7 +27,7 @@ class Case:
     kwargs: dict[str, Any] = field(default_factory=dict)
     label: str = ""  # the case in words
     why: str = ""  # what a failure on this case means where no known slip explains it
-    backward: str | None = None  # call backward on the result ("") or on one entry of it (its key); None: don't
+    backward: str | int | None = None  # call backward on the result ("") or an entry (its key or index); None: don't
     measure: bool = False  # watch the sizes of the tensors that the call makes
     tolerance: float = 1e-4  # relative and absolute, for floating-point numbers
 
@@ -78,7 +78,7 @@ def perform(function: Callable[..., Any], case: Case, *, file: str | None = None
         if isinstance(value, dict):
             with_graph = tuple(str(key) for key, item in value.items() if getattr(item, "requires_grad", False))
         if case.backward is not None:
-            no_graph = not _go_back(value[case.backward] if case.backward else value)
+            no_graph = not _go_back(value if case.backward == "" else value[case.backward])
     except (KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # SystemExit too: the learner's sys.exit must not end the check

@@ -1,0 +1,16 @@
+"""Slip: no_grad around it.
+
+Expected message: the loss has no graph
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def compute_grpo_clip_loss(advantages, policy_log_probs, old_log_probs, cliprange):
+    policy_log_probs = policy_log_probs.detach()
+    ratio = (policy_log_probs - old_log_probs).exp()
+    clipped = ratio.clamp(1 - cliprange, 1 + cliprange)
+    loss = -torch.minimum(ratio * advantages, clipped * advantages)
+    return loss, {"is_clipped": clipped * advantages < ratio * advantages}

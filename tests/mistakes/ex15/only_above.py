@@ -1,0 +1,15 @@
+"""Slip: no lower end.
+
+Expected message: clips above 1 + cliprange only
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def compute_grpo_clip_loss(advantages, policy_log_probs, old_log_probs, cliprange):
+    ratio = (policy_log_probs - old_log_probs).exp()
+    clipped = ratio.clamp(max=1 + cliprange)
+    loss = -torch.minimum(ratio * advantages, clipped * advantages)
+    return loss, {"is_clipped": clipped * advantages < ratio * advantages}

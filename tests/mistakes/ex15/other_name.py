@@ -1,0 +1,15 @@
+"""Slip: another name in the metadata.
+
+Expected message: the metadata has no tensor "is_clipped"
+"""
+
+from __future__ import annotations
+
+import torch
+
+
+def compute_grpo_clip_loss(advantages, policy_log_probs, old_log_probs, cliprange):
+    ratio = (policy_log_probs - old_log_probs).exp()
+    clipped = ratio.clamp(1 - cliprange, 1 + cliprange)
+    loss = -torch.minimum(ratio * advantages, clipped * advantages)
+    return loss, {"clipped": clipped * advantages < ratio * advantages}
