@@ -504,6 +504,34 @@ def test_an_interrupted_run_exits_with_130(data, model_folder, tmp_path, capsys,
     assert "test split" not in capsys.readouterr().out
 
 
+def test_the_end_of_a_run_names_the_step_that_was_tested_and_one_process_alone_prints(capsys, monkeypatch) -> None:
+    from types import SimpleNamespace
+
+    from cs336_sft.cli import common
+
+    args = SimpleNamespace(json=False)
+    done = SimpleNamespace(run_dir=Path("run"), interrupted=False)
+    test = {f"{name}{end}": 0.5 for name in common.RATES for end in ("", "_low", "_high")} | {
+        "entropy": None,
+        "step": 7,
+    }
+    test |= {"avg_gen_len": 4.0, "avg_gen_len_correct": None, "avg_gen_len_wrong": 4.0}
+    table = "step,share", "{step} {share:.1%}", [{"step": 0, "share": None}, {"step": 7, "share": 0.25}, {"step": 8}]
+    assert common.finish_run(args, done, {"test": test}, *table) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[:4]] == [["step", "share"], ["0", "-"], ["7", "25.0", "%"], ["8", "-"]]
+    assert (
+        lines[5] == "test split, weights of step 7" and lines[-1] == f"run directory: run; model: {Path('run/final')}"
+    )
+    common.finish_run(args, done, {"test": {name: test[name] for name in test if name != "step"}}, *table)
+    assert "test split\n" in capsys.readouterr().out
+    monkeypatch.setattr(common, "is_main", lambda: False)
+    for args.json in (False, True):
+        assert common.finish_run(args, done, {}, *table) == 0
+    common.note("hidden")
+    assert capsys.readouterr() == ("", "")
+
+
 def test_plot_labels_runs_by_what_tells_them_apart(tmp_path, capsys) -> None:
     from cs336_sft.cli.sft import labels
 

@@ -11,6 +11,7 @@ import pytest
 from cs336_sft.cli import build_parser, common, main
 from cs336_sft.cli.config_options import given_fields
 from cs336_sft.data.gsm8k import write_problems
+from cs336_sft.errors import ConfigError
 from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.grpo.run import GRPORunConfig, describe, make_grpo_config, start_grpo, summarise
 from cs336_sft.training.result import TrainingResult, load_result, without_wall_clock
@@ -151,3 +152,9 @@ def test_the_summary_joins_an_evaluation_with_the_steps_before_it(tmp_path) -> N
 def test_a_step_without_an_update_says_why() -> None:
     record = {"step": 3, "reward": 1.0, "informative": 0.0, "grad_norm": None, "updates": 0}
     assert describe(record) == "step 3: reward 1.000, 0 % informative, no update: each group has one reward"
+
+
+@pytest.mark.parametrize(("field", "value"), [("subset_seed", -1), ("train_size", 0), ("test_checkpoint", "last")])
+def test_a_bad_field_of_a_run_is_named(field, value) -> None:
+    with pytest.raises(ConfigError, match=f"GRPORunConfig.{field} is {value!r}"):
+        make_grpo_config(**{field: value})
