@@ -103,7 +103,6 @@ def usage(given: str, words: str) -> Bad:
 
 
 COMMANDS = (
-    usage("", "the following arguments are required: COMMAND"),
     usage("trainn", "invalid choice: 'trainn'"),
     usage("eval --num-samples 0", "argument --num-samples: 0 is not a whole number of 1 or more"),
     usage("eval --num-samples many", "argument --num-samples: many is not a whole number"),

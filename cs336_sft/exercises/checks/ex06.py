@@ -21,6 +21,8 @@ def _cases() -> list[Case]:
     return [
         Case((TinyLM(5), ids[:, :-1], ids[:, 1:]), label="ids [[1 2 3] [4 0 0]], vocabulary 5"),
         Case((TinyLM(5), ids[:, :-1], ids[:, 1:], True), label="the same with return_token_entropy=True"),
+        Case((TrainedLM(5, seed=7), ids[:, :-1], ids[:, 1:]), label="a model before a step of training"),
+        Case((TrainedLM(5, seed=8), ids[:, :-1], ids[:, 1:]), label="a step later", why="the weights have changed"),
         Case((TinyLM(7, seed=1), random[:, :-1], random[:, 1:], True), label="3 random rows of 6, vocabulary 7"),
         Case(
             (TinyLM(7, seed=3, scale=40.0), random[:, :-1], random[:, 1:], True),
@@ -33,8 +35,6 @@ def _cases() -> list[Case]:
             backward="log_probs",
             why="the gradient reaches the model's weights: no no_grad and no detach around log_probs",
         ),
-        Case((TrainedLM(5, seed=7), ids[:, :-1], ids[:, 1:]), label="a model before a step of training"),
-        Case((TrainedLM(5, seed=8), ids[:, :-1], ids[:, 1:]), label="a step later", why="the weights have changed"),
         *(
             Case(
                 (TinyLM(v, seed=seed, scale=scale), inputs, labels, scale > 1),
