@@ -125,3 +125,15 @@ def qwen():
     from cs336_sft.data.qwen_tokenizer import load_qwen_tokenizer
 
     return load_qwen_tokenizer(path)
+
+
+@pytest.fixture
+def run_arguments(tmp_path, problems, random_model, tokenizer) -> list[str]:
+    """Arguments of any run: the model's folder, twelve problems to train on and three to validate on."""
+    random_model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    write_problems(tmp_path / "train.jsonl", problems)
+    write_problems(tmp_path / "validation.jsonl", problems[:3])
+    arguments = ["--model", tmp_path / "model", "--data", tmp_path / "train.jsonl", "--max-new-tokens", 8]
+    arguments += ["--eval-data", tmp_path / "validation.jsonl", "--eval-size", 3, "--num-samples", 2]
+    return [str(argument) for argument in arguments]

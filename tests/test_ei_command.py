@@ -8,23 +8,14 @@ import pytest
 
 from cs336_sft.cli import build_parser, main
 from cs336_sft.cli.config_options import given_fields
-from cs336_sft.data.gsm8k import write_problems
 from cs336_sft.experiments.config import ExpertIterationRunConfig, make_ei_config
 from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.experiments.run_expert_iteration import run_expert_iteration
 
 
 @pytest.fixture
-def command(tmp_path, problems, random_model, tokenizer):
-    """Arguments of a small run; the model's folder, twelve problems to train on and three to validate on."""
-    random_model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    write_problems(tmp_path / "train.jsonl", problems)
-    write_problems(tmp_path / "validation.jsonl", problems[:3])
-    arguments = ["ei", "--model", tmp_path / "model", "--data", tmp_path / "train.jsonl"]
-    arguments += ["--eval-data", tmp_path / "validation.jsonl", "--eval-size", 3]
-    arguments += ["--questions-per-round", 4, "--num-samples", 2, "--rounds", 1, "--max-new-tokens", 8]
-    return [str(argument) for argument in arguments]
+def command(run_arguments) -> list[str]:
+    return ["ei", *run_arguments, "--questions-per-round", "4", "--rounds", "1"]
 
 
 def test_a_run_its_figure_and_a_control_like_it(command, tmp_path, capsys):

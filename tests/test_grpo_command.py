@@ -10,7 +10,6 @@ import pytest
 
 from cs336_sft.cli import build_parser, common, main
 from cs336_sft.cli.config_options import given_fields
-from cs336_sft.data.gsm8k import write_problems
 from cs336_sft.errors import ConfigError
 from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.grpo.run import GRPORunConfig, describe, make_grpo_config, start_grpo, summarise
@@ -18,16 +17,9 @@ from cs336_sft.training.result import TrainingResult, load_result, without_wall_
 
 
 @pytest.fixture
-def command(tmp_path, problems, random_model, tokenizer):
-    """Arguments of a small run; the model's folder, twelve problems to train on and three to validate on."""
-    random_model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    write_problems(tmp_path / "train.jsonl", problems)
-    write_problems(tmp_path / "validation.jsonl", problems[:3])
-    arguments = ["grpo", "--model", tmp_path / "model", "--data", tmp_path / "train.jsonl", "--train-size", 12]
-    arguments += ["--eval-data", tmp_path / "validation.jsonl", "--eval-size", 3, "--eval-every", 2]
-    arguments += ["--questions-per-step", 3, "--num-samples", 2, "--steps", 4, "--max-new-tokens", 8]
-    return [str(argument) for argument in arguments]
+def command(run_arguments) -> list[str]:
+    own = ["--train-size", "12", "--eval-every", "2", "--questions-per-step", "3", "--steps", "4"]
+    return ["grpo", *run_arguments, *own]
 
 
 @pytest.fixture
