@@ -36,6 +36,9 @@ def test_a_record_holds_the_runs_of_todays_grid(path):
     # Runs are named after their settings.
     assert {run["name"] for run in record["runs"]} <= names(grid)
     assert not record["failed"]
+    curves = [run["losses"] for run in record["runs"]]
+    assert all(len(column) == len(curve["step"]) for curve in curves for column in curve.values())
+    assert all("loss" in curve for curve in curves)
 
 
 def test_a_record_of_an_older_grid_is_noticed():
