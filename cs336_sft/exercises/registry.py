@@ -68,5 +68,5 @@ def find_exercise(name: str) -> Exercise:
         if asked in (exercise.number, exercise.name, exercise.file_name.removesuffix(".py")):
             return exercise
     close = difflib.get_close_matches(asked, [e.number for e in EXERCISES] + [e.name for e in EXERCISES], n=1)
-    remedy = f"did you mean {close[0]}" if close else "give one of ex01 to ex15"
+    remedy = f"did you mean {close[0]}" if close else f"give one of {EXERCISES[0].number} to {EXERCISES[-1].number}"
     raise ConfigError(f"no exercise is called {name!r}", remedy)

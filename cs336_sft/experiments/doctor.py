@@ -114,7 +114,7 @@ def check_profiles(machine: Machine) -> dict[str, dict[str, Any]]:
             methods[method] = "fits with --gradient-checkpointing"
         else:
             methods[method] = f"needs a GPU of {checkpointed + OTHERS_GIB:.1f} GiB"
-    fits = any(note.startswith("fits") for note in methods.values())
+    fits = any(checkpointed + OTHERS_GIB <= memory for _, checkpointed in STEP_GIB.values())
     qwen = ", ".join(f"{method} {note}" for method, note in methods.items())
     small = machine.memory_gib < 2
     place = "on the GPU" if machine.gpus else "on the CPU, with patience"

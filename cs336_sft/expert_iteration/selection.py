@@ -102,7 +102,8 @@ def select_samples(
 def random_samples(graded: Sequence[Graded], n: int, seed: int, *, drop_duplicates: bool = True) -> list[Graded]:
     """Draw ``n`` samples (or all, of fewer), right or wrong, in their order."""
     pool = _distinct(graded) if drop_duplicates else list(graded)
-    return [pool[index] for index in sorted(random.Random(seed).sample(range(len(pool)), min(n, len(pool))))]
+    chosen = random.Random(seed).sample(range(len(pool)), min(n, len(pool)))
+    return [pool[index] for index in sorted(chosen)]
 
 
 def select_for_training(

@@ -9,7 +9,6 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from cs336_sft.experiments.config import RunFields, make_config
-from cs336_sft.experiments.profiles import get_profile
 from cs336_sft.grpo.config import GRPOConfig
 from cs336_sft.utils.files import JSONDict
 from cs336_sft.utils.validation import check_choice, check_counts, is_count, narrow
@@ -89,15 +88,13 @@ def start_grpo(
     problems before training.
     Raises CourseError: see ``Profile.problems``, ``load_model_and_tokenizer`` and ``run_grpo``.
     """
-    from cs336_sft.experiments.run import RunData, evaluation_problems, open_sampler
+    from cs336_sft.experiments.run import load_data, open_sampler
     from cs336_sft.grpo.loop import run_grpo
     from cs336_sft.model.loading import load_model_and_tokenizer
     from cs336_sft.prompts import get_template
     from cs336_sft.utils.distributed import own_device
 
-    profile, source, template = get_profile(config.profile), config.model_source(), get_template(config.template)
-    training = profile.problems("train", config.train_size, seed=config.subset_seed, source=config.data)
-    data = RunData(tuple(training), *evaluation_problems(config))
+    source, template, data = config.model_source(), get_template(config.template), load_data(config)
     if on_data:
         on_data(data)
     model, tokenizer = load_model_and_tokenizer(source, device=str(own_device()))

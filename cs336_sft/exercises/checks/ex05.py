@@ -54,6 +54,11 @@ def _right(x: torch.Tensor, dim: int = -1) -> torch.Tensor:
     return -(log_p.exp() * log_p.masked_fill(log_p == _INF, 0.0)).sum(dim=dim)
 
 
+def _exp_unstable(x: torch.Tensor) -> torch.Tensor:
+    p = x.exp() / x.exp().sum(dim=-1, keepdim=True)
+    return -(p * p.log()).sum(dim=-1)
+
+
 SLIPS = slips(
     "ex05",
     {
@@ -72,7 +77,7 @@ SLIPS = slips(
         "epsilon-large": lambda x: -(_p(x) * (_p(x) + 1e-6).log()).sum(dim=-1),
         "difference": lambda x: torch.logsumexp(x, -1) - (_p(x) * x.masked_fill(x == _INF, 0.0)).sum(dim=-1),
         "no-logarithm": lambda x: -(_p(x) * x).sum(dim=-1),
-        "unstable-exp": lambda x: (lambda p: -(p * p.log()).sum(dim=-1))(x.exp() / x.exp().sum(dim=-1, keepdim=True)),
+        "unstable-exp": _exp_unstable,
         "log-of-softmax": lambda x: -(_p(x) * _p(x).log()).sum(dim=-1),
         "minus-inf": lambda x: -(torch.log_softmax(x, -1).exp() * torch.log_softmax(x, -1)).sum(dim=-1),
         "epsilon": lambda x: -(_p(x) * (_p(x) + 1e-8).log()).sum(dim=-1),

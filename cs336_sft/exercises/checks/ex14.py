@@ -38,9 +38,17 @@ def _random_case(seed: int) -> Case:
 CASES = [_case(**row) for row in read_asset("cases")["ex14"]] + [_random_case(seed) for seed in range(30)]
 
 
+def _less(g: torch.Tensor, dim: int = 1) -> torch.Tensor:
+    return g - g.mean(dim, keepdim=True)
+
+
+def _std(g: torch.Tensor, dim: int = 1, correction: int = 1) -> torch.Tensor:
+    return g.std(dim, correction=correction, keepdim=True)
+
+
 def _formula(
-    rule: Callable[..., torch.Tensor] = lambda g, s, e: (g - g.mean(1, keepdim=True)) / (g.std(1, keepdim=True) + e),
-    plain: Callable[[torch.Tensor], torch.Tensor] = lambda g: g - g.mean(1, keepdim=True),
+    rule: Callable[..., torch.Tensor] = lambda g, s, e: _less(g) / (_std(g) + e),
+    plain: Callable[[torch.Tensor], torch.Tensor] = _less,
     grade: Callable[..., float] = lambda fn, response, truth: fn(response, truth)["reward"],
     raw: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = lambda r, advantages: r,
 ) -> Callable[..., Any]:
@@ -55,31 +63,27 @@ def _formula(
     return wrong
 
 
-def _less(g: torch.Tensor, dim: int = 1) -> torch.Tensor:
-    return g - g.mean(dim, keepdim=True)
-
-
 SLIPS = slips(
     "ex14",
     {
-        "sign": _formula(lambda g, s, e: -_less(g) / (g.std(1, keepdim=True) + e), lambda g: -_less(g)),
-        "no-mean": _formula(lambda g, s, e: g / (g.std(1, keepdim=True) + e), lambda g: g),
+        "sign": _formula(lambda g, s, e: -_less(g) / (_std(g) + e), lambda g: -_less(g)),
+        "no-mean": _formula(lambda g, s, e: g / (_std(g) + e), lambda g: g),
         "whole-batch": _formula(lambda g, s, e: (g - g.mean()) / (g.std() + e), lambda g: g - g.mean()),
-        "whole-mean": _formula(lambda g, s, e: (g - g.mean()) / (g.std(1, keepdim=True) + e), lambda g: g - g.mean()),
+        "whole-mean": _formula(lambda g, s, e: (g - g.mean()) / (_std(g) + e), lambda g: g - g.mean()),
         "whole-deviation": _formula(lambda g, s, e: _less(g) / (g.std() + e)),
         "wrong-axis": _formula(
-            lambda g, s, e: _less(g.reshape(s, -1), 0) / (g.reshape(s, -1).std(0, keepdim=True) + e),
+            lambda g, s, e: _less(g.reshape(s, -1), 0) / (_std(g.reshape(s, -1), 0) + e),
             lambda g: _less(g.reshape(g.shape[1], -1), 0),
         ),
-        "population": _formula(lambda g, s, e: _less(g) / (g.std(1, keepdim=True, correction=0) + e)),
-        "no-eps": _formula(lambda g, s, e: _less(g) / g.std(1, keepdim=True)),
+        "population": _formula(lambda g, s, e: _less(g) / (_std(g, correction=0) + e)),
+        "no-eps": _formula(lambda g, s, e: _less(g) / _std(g)),
         "eps-in-root": _formula(lambda g, s, e: _less(g) / (g.var(1, keepdim=True) + e).sqrt()),
-        "eps-clamped": _formula(lambda g, s, e: _less(g) / g.std(1, keepdim=True).clamp(min=e)),
+        "eps-clamped": _formula(lambda g, s, e: _less(g) / _std(g).clamp(min=e)),
         "variance": _formula(lambda g, s, e: _less(g) / (g.var(1, keepdim=True) + e)),
         "never-divided": _formula(lambda g, s, e: _less(g)),
         "always-divided": lambda f, r, t, s, e=1e-6, std=True: _formula()(f, r, t, s, e, True),
         "leave-one-out": _formula(
-            lambda g, s, e: _less(g) * s / (s - 1) / (g.std(1, keepdim=True) + e),
+            lambda g, s, e: _less(g) * s / (s - 1) / (_std(g) + e),
             lambda g: _less(g) * g.shape[1] / (g.shape[1] - 1),
         ),
         "answer-reward": _formula(grade=lambda fn, response, truth: fn(response, truth)["answer_reward"]),

@@ -18,7 +18,7 @@ class TinyLM(torch.nn.Module):
     [1, 2, 5]
     """
 
-    def __init__(self, vocabulary: int, hidden: int = 6, *, seed: int = 0, scale: float = 1) -> None:
+    def __init__(self, vocabulary: int, hidden: int = 6, *, seed: int = 0, scale: float = 1.0) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         for name, rows in (("embedding", vocabulary), ("mix", hidden), ("head", vocabulary)):
